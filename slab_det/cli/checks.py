@@ -1,0 +1,104 @@
+"""Checks of what a tool was given, made before the Runner so that a refusal leaves nothing behind."""
+
+import os
+from pathlib import Path
+from typing import Optional, Sequence
+
+from ..compat import require_detection
+from .checkpoint_checks import check_checkpoint
+from .errors import InputError, one_line
+
+
+def load_config(path: str, cfg_options: Optional[dict] = None):
+    """The config at ``path`` with ``cfg_options`` merged into it.
+
+    Raises:
+        InputError: where it is missing, cannot be parsed or refers to something that is missing.
+        ImportError: where mmengine, mmcv or mmdet is missing or does not fit.
+    """
+    require_detection('this tool')
+    from mmengine.config import Config
+    if not os.path.isfile(path):
+        raise InputError(f'config {path} is not a file: give the path of a config, such as '
+                         'configs/mini/mask-rcnn_slab-swin_mini_shapes.py')
+    try:
+        cfg = Config.fromfile(path)
+    except Exception as error:  # a config is Python code and may raise anything
+        raise InputError(f'config {path} cannot be read: {type(error).__name__}: {one_line(error)}') from error
+    if cfg_options:
+        try:
+            cfg.merge_from_dict(cfg_options)
+        except (KeyError, TypeError, AssertionError, IndexError) as error:
+            words = ' '.join(f'{key}={value}' for key, value in cfg_options.items())
+            raise InputError(f'--cfg-options {words} do not fit {path}: {one_line(error)}') from error
+    return cfg
+
+
+def choose_work_dir(cfg, config: str, work_dir: Optional[str] = None) -> None:
+    """Sets ``cfg.work_dir``: the argument, else that of the config, else work_dirs/NAME. Makes nothing.
+
+    Raises:
+        InputError: where it cannot become a folder that we may write to.
+    """
+    cfg.work_dir = work_dir or cfg.get('work_dir') or os.path.join('work_dirs', Path(config).stem)
+    folder = Path(cfg.work_dir).absolute()
+    nearest = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    if not nearest.is_dir():
+        raise InputError(f'--work-dir {cfg.work_dir}: {nearest} is a file, give a folder')
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise InputError(f'--work-dir {cfg.work_dir}: no right to write in {nearest}, give another folder')
+
+
+def check_model(cfg, config: str):
+    """Builds the model of ``cfg`` once, without weights from files, and returns it.
+
+    Raises:
+        InputError: where it cannot be built, with the reason that the module gave, or where a checkpoint
+            named in an ``init_cfg`` is missing or truncated.
+    """
+    import torch
+    from mmdet.registry import MODELS
+    if cfg.get('model') is None:
+        raise InputError(f'config {config} has no model: give a whole config, not a part of one')
+    for path, checkpoint in _pretrained(cfg.model, 'model'):
+        check_checkpoint(checkpoint, path)
+    try:
+        # Drawing the weights of this throw-away model must not move an unseeded run's random numbers.
+        with MODELS.switch_scope_and_registry(cfg.get('default_scope', 'mmdet')) as registry, \
+                torch.random.fork_rng(devices=[]):
+            return registry.build(cfg.model)
+    except Exception as error:  # whatever a module raises about its arguments
+        raise InputError(f'the model of {config} cannot be built: {one_line(error)}') from error
+
+
+def check_data(cfg, phases: Sequence[str]) -> None:
+    """Checks data roots, annotation files and image folders of the phases' data sets and evaluators.
+
+    Raises:
+        InputError: naming the setting, its value and the remedy.
+    """
+    from .data_checks import check_annotations, check_dataset, datasets_of
+    for phase in phases:
+        loader = cfg.get(f'{phase}_dataloader')
+        if loader is not None:
+            for path, dataset in datasets_of(loader.get('dataset'), f'{phase}_dataloader.dataset'):
+                check_dataset(path, dataset)
+        evaluators = cfg.get(f'{phase}_evaluator') if phase != 'train' else None
+        single = isinstance(evaluators, dict)
+        for index, evaluator in enumerate([evaluators] if single else evaluators or []):
+            path = f'{phase}_evaluator' if single else f'{phase}_evaluator.{index}'
+            if evaluator.get('type') == 'CocoMetric' and evaluator.get('ann_file'):
+                check_annotations(f'{path}.ann_file', evaluator['ann_file'])
+
+
+def _pretrained(node, path: str):
+    """Yields (setting, checkpoint) for every ``dict(type='Pretrained', checkpoint=...)`` below ``node``."""
+    if isinstance(node, dict):
+        kind = node.get('type')
+        if (kind if isinstance(kind, str) else getattr(kind, '__name__', '')) in ('Pretrained', 'PretrainedInit'):
+            yield f'{path}.checkpoint', node.get('checkpoint')
+        for key, value in node.items():
+            yield from _pretrained(value, f'{path}.{key}')
+    elif isinstance(node, (list, tuple)):
+        for index, value in enumerate(node):
+            yield from _pretrained(value, f'{path}.{index}')

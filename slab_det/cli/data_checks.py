@@ -1,0 +1,122 @@
+"""Checks of data sets in COCO's format."""
+
+import json
+import mmap
+import os
+from typing import Iterator, Optional, Sequence
+
+from .errors import InputError, one_line
+
+_PARTS = ('images', 'annotations', 'categories')
+#: Larger files are not parsed twice only to find out that they are sound.
+_PARSE_BELOW = 64 * 2**20
+
+
+def datasets_of(node, path: str) -> Iterator[tuple[str, dict]]:
+    """Yields (setting, config) of every data set that reads an annotation file, inside any wrapper."""
+    if isinstance(node, dict):
+        if node.get('ann_file'):
+            yield path, node
+        else:
+            yield from datasets_of(node.get('dataset'), f'{path}.dataset')
+            yield from datasets_of(node.get('datasets'), f'{path}.datasets')
+    elif isinstance(node, (list, tuple)):
+        for index, one in enumerate(node):
+            yield from datasets_of(one, f'{path}.{index}')
+
+
+def check_dataset(path: str, dataset: dict) -> None:
+    """Checks one data set's ``data_root``, ``ann_file``, image folder and, where it is COCO, its content."""
+    if _is_remote(dataset.get('data_root')) or _is_remote(dataset['ann_file']) or (
+            (dataset.get('backend_args') or {}).get('backend', 'local') != 'local'):
+        return
+    root = dataset.get('data_root') or ''
+    if root and not os.path.isdir(root):
+        raise InputError(f'{path}.data_root {root} is not a folder: put the data there, or name its place with '
+                         f'--cfg-options {path}.data_root=FOLDER (and likewise for the other data sets)')
+    # mmengine decides by a leading slash (and a drive letter) whether to join, as os.path.join does.
+    ann_file = os.path.join(root, dataset['ann_file'])
+    if not os.path.isfile(ann_file):
+        raise InputError(f'{path}.ann_file {ann_file} is not a file: put the annotations there, or name them with '
+                         f'--cfg-options {path}.ann_file=FILE')
+    images = os.path.join(root, (dataset.get('data_prefix') or {}).get('img', ''))
+    if images and not os.path.isdir(images):
+        raise InputError(f'{path}.data_prefix.img {images} is not a folder: put the images there, or name their '
+                         f'place with --cfg-options {path}.data_prefix.img=FOLDER')
+    dataset_class = _class_of(dataset)
+    if dataset_class is not None:
+        classes = (dataset.get('metainfo') or {}).get('classes') or dataset_class.METAINFO.get('classes')
+        check_annotations(f'{path}.ann_file', ann_file, images, classes, f'{path}.metainfo.classes')
+
+
+def check_annotations(setting: str, path: str, images: Optional[str] = None,
+                      classes: Optional[Sequence[str]] = None, classes_setting: str = 'classes') -> None:
+    """Checks that ``path`` is a whole COCO file; of small files also that it fits classes and images.
+
+    mmdet numbers the classes by the categories that it finds, so a class without a category would shift
+    the labels of all that follow.
+    """
+    if not os.path.isfile(path):
+        raise InputError(f'{setting} {path} is not a file: put the annotations there, or name them with '
+                         f'--cfg-options {setting}=FILE')
+    if os.path.getsize(path) > _PARSE_BELOW:
+        _check_large(setting, path)
+        return
+    try:
+        with open(path, encoding='utf-8') as file:
+            content = json.load(file)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f'{setting} {path} is not COCO: it is no JSON ({one_line(error)}), give a whole '
+                         "annotation file in COCO's format") from error
+    _require_parts(setting, path, [
+        part for part in _PARTS if not isinstance(content, dict) or not isinstance(content.get(part), list)])
+    first: dict = next(iter(content['images']), {})
+    if not all(isinstance(image, dict) and {'id', 'file_name', 'height', 'width'} <= image.keys()
+               for image in content['images'][:1]):
+        raise InputError(f"{setting} {path} is not COCO: its first image is {first!r} and needs 'id', 'file_name', "
+                         "'height' and 'width'")
+    if not content['images']:
+        raise InputError(f'{setting} {path} lists no images: give a file that does')
+    names = [category.get('name') for category in content['categories'] if isinstance(category, dict)]
+    absent = [name for name in classes or () if name not in names]
+    if absent:
+        raise InputError(
+            f'{setting} {path} has no category {_few(absent)}, its categories are {_few(names)}: set '
+            f"--cfg-options {classes_setting} (and the heads' num_classes) to the classes of the file")
+    if images and not os.path.isfile(os.path.join(images, first['file_name'])):
+        raise InputError(f'{setting} {path} names the image {first["file_name"]}, which is not in {images}: '
+                         'set data_prefix.img to the folder of the images')
+
+
+def _check_large(setting: str, path: str) -> None:
+    with open(path, 'rb') as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        if content[:64].lstrip()[:1] != b'{' or content[-64:].rstrip()[-1:] != b'}':
+            raise InputError(f'{setting} {path} is not COCO: it does not begin with {{ and end with }}, as a whole '
+                             "annotation file in COCO's format does")
+        _require_parts(setting, path, [part for part in _PARTS if content.find(b'"%b"' % part.encode()) < 0])
+
+
+def _require_parts(setting: str, path: str, absent: list[str]) -> None:
+    if absent:
+        raise InputError(f'{setting} {path} is not COCO: it has no list of {" and ".join(absent)}, give an '
+                         "annotation file in COCO's format")
+
+
+def _class_of(dataset: dict):
+    """The data set's class where it reads COCO files the plain way, else None."""
+    from mmdet.datasets import CocoDataset
+    from mmdet.registry import DATASETS
+    kind = dataset.get('type')
+    found = DATASETS.get(kind) if isinstance(kind, str) else kind
+    plain = isinstance(found, type) and issubclass(found, CocoDataset) and (
+        found.load_data_list is CocoDataset.load_data_list)
+    return found if plain else None
+
+
+def _is_remote(path: Optional[str]) -> bool:
+    return path is not None and '://' in path
+
+
+def _few(names: Sequence, most: int = 5) -> str:
+    shown = ', '.join(repr(name) for name in names[:most])
+    return shown + (f' and {len(names) - most} more' if len(names) > most else '') if names else 'none'

@@ -1,0 +1,45 @@
+"""How a tool fails: one sentence on stderr and an exit code, or the whole trace where it was asked for."""
+
+import os
+import sys
+import traceback
+from argparse import Namespace
+from pathlib import Path
+from typing import Callable
+
+_PACKAGE = Path(__file__).resolve().parents[1]
+
+
+class InputError(ValueError):
+    """What the user gave cannot be used; the message names the argument, its value and the remedy."""
+
+
+def run(main: Callable[[Namespace], None], args: Namespace) -> None:
+    """Calls ``main(args)``; an error that says all by itself ends the process in one sentence.
+
+    These are :class:`InputError`, ``ImportError`` and ``ValueError`` raised inside slab_det. Anything
+    else is a fault, and keeps its trace. With ``args.traceback`` every error does.
+    """
+    if args.traceback:
+        main(args)
+        return
+    try:
+        main(args)
+    except (ImportError, ValueError) as error:
+        if not isinstance(error, InputError) and not _raised_by_us(error):
+            raise
+        rank = f"rank {os.environ['RANK']}: " if int(os.environ.get('WORLD_SIZE', 1)) > 1 else ''
+        print(f'error: {rank}{one_line(error)}', file=sys.stderr)
+        sys.exit(1)
+
+
+def one_line(error: BaseException) -> str:
+    """The message of an error without its line breaks; the name of its class where it has none."""
+    # str() of a KeyError shows its message in quotes.
+    message = error.args[0] if isinstance(error, KeyError) and error.args else error
+    return ' '.join(str(message).split()) or type(error).__name__
+
+
+def _raised_by_us(error: BaseException) -> bool:
+    frames = traceback.extract_tb(error.__traceback__)
+    return bool(frames) and _PACKAGE in Path(frames[-1].filename).resolve().parents

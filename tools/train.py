@@ -1,0 +1,59 @@
+"""Trains a detector: python tools/train.py CONFIG [--work-dir DIR] [--amp] [--resume [CHECKPOINT]] ..."""
+
+import argparse
+
+from slab_det.cli import (InputError, add_runner_arguments, check_amp, check_data, check_fit, check_model,
+                          check_resume, choose_work_dir, load_config, prepare_launcher, run)
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description='Train a detector')
+    add_runner_arguments(parser)
+    parser.add_argument('--amp', action='store_true', help='train with automatic mixed precision (GPU only)')
+    parser.add_argument(
+        '--auto-scale-lr', action='store_true',
+        help='scale the learning rate by the real batch size over auto_scale_lr.base_batch_size')
+    parser.add_argument(
+        '--resume', nargs='?', const='auto', metavar='CHECKPOINT',
+        help='go on from this checkpoint; without a value, from the last one in the work dir, and from '
+        'the start where there is none')
+    return parser.parse_args()
+
+
+def main(args: argparse.Namespace) -> None:
+    cfg = load_config(args.config, args.cfg_options)
+    if args.amp:
+        cfg.optim_wrapper.type = 'AmpOptimWrapper'
+        cfg.optim_wrapper.loss_scale = 'dynamic'
+    check_amp(cfg, args.config)
+
+    if args.auto_scale_lr:
+        if 'base_batch_size' not in (cfg.get('auto_scale_lr') or {}):
+            raise InputError(f'--auto-scale-lr needs auto_scale_lr=dict(base_batch_size=...) in {args.config}, '
+                             'the batch size for which its learning rate was chosen')
+        cfg.auto_scale_lr.enable = True
+
+    if args.resume is not None:
+        cfg.resume = True
+        cfg.load_from = None if args.resume == 'auto' else args.resume
+
+    choose_work_dir(cfg, args.config, args.work_dir)
+    check_data(cfg, ('train', 'val'))
+    model = check_model(cfg, args.config)
+    if cfg.get('resume'):
+        check_resume(cfg, model)
+    elif cfg.get('load_from'):
+        check_fit(cfg.load_from, model, 'load_from', whole=False)
+    del model
+    prepare_launcher(cfg, args.launcher, args.local_rank)
+
+    from mmdet.registry import RUNNERS
+    from mmdet.utils import setup_cache_size_limit_of_dynamo
+    from mmengine.runner import Runner
+    setup_cache_size_limit_of_dynamo()
+    runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    runner.train()
+
+
+if __name__ == '__main__':
+    run(main, parse_args())
