@@ -1,0 +1,12 @@
+"""Published weights through timm's own loading."""
+from typing import Any, Dict
+
+from torch import Tensor, nn
+
+from .convert import convert_state_dict
+from .reading import select_state_dict
+
+
+def checkpoint_filter_fn(checkpoint: Dict[str, Any], model: nn.Module) -> Dict[str, Tensor]:
+    """Convert what timm read from a file into the state dict of ``model``."""
+    return convert_state_dict(select_state_dict(checkpoint), model.state_dict())[0]

@@ -1,0 +1,207 @@
+"""Simplified linear attention (SLA) and windowed softmax attention."""
+from typing import Optional, Tuple
+
+import torch
+import torch.nn.functional as F
+from timm.layers import trunc_normal_
+from torch import Tensor, nn
+
+
+def simplified_linear_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    height: int,
+    width: int,
+    num_heads: int,
+    dwc_weight: Tensor,
+    dwc_bias: Optional[Tensor] = None,
+    eps: float = 1e-6,
+) -> Tensor:
+    """Simplified linear attention with ReLU kernel and depth-wise convolution.
+
+    Per head, over the N tokens of one window or map::
+
+        out = relu(q) (relu(k)^T v) / (relu(q) . sum(relu(k)) + eps) + DWC(v)
+
+    Time and memory are linear in N. The sums run over thousands of
+    tokens, so half precision, under autocast or not, is computed in float32; float64 stays.
+
+    Args:
+        q: queries ``(B, N, C)``, before the ReLU.
+        k: keys ``(B, M, C)``, before the ReLU, positional encoding already added; M is N unless
+            keys and values were reduced.
+        v: values ``(B, M, C)``.
+        height, width: the ``N = height * width`` tokens in row-major order are convolved as
+            such a map.
+        num_heads: heads that C divides into.
+        dwc_weight: ``(C / num_heads, 1, K, K)``, one kernel per channel of a head, shared by
+            all heads.
+        dwc_bias: ``(C / num_heads,)`` or None.
+        eps: keeps the quotient finite where a query is zero.
+
+    Returns:
+        ``(B, N, C)``, in the type of ``v``.
+
+    Raises:
+        ValueError: the number of values is not ``height * width``.
+
+    Source: Guo et al., "SLAB", ICML 2024, section 3.3.
+    """
+    if v.shape[1] != height * width:
+        raise ValueError(f'v holds {v.shape[1]} tokens, but height x width is {height} x {width}.')
+    dtype = v.dtype
+    with torch.autocast(q.device.type, enabled=False):
+        q, k, v = (x.float() if x.dtype in (torch.float16, torch.bfloat16) else x for x in (q, k, v))
+        weight = dwc_weight.to(v.dtype)
+        bias = None if dwc_bias is None else dwc_bias.to(v.dtype)
+        out = relu_linear_attention(q, k, v, num_heads, eps)
+        return (out + depthwise_over_heads(v, height, width, num_heads, weight, bias)).to(dtype)
+
+
+def relu_linear_attention(q: Tensor, k: Tensor, v: Tensor, num_heads: int, eps: float) -> Tensor:
+    """Return ``relu(q) (relu(k)^T v) / (relu(q) . sum(relu(k)) + eps)`` per head, ``(B, N, C)``."""
+    batch, tokens, channels = q.shape
+    q, k, v = (x.unflatten(-1, (num_heads, -1)).transpose(1, 2) for x in (q.relu(), k.relu(), v))
+    total = k.sum(2).unsqueeze(-1)
+    out = (q @ (k.transpose(-2, -1) @ v)) / (q @ total + eps)
+    return out.transpose(1, 2).reshape(batch, tokens, channels)
+
+
+def depthwise_over_heads(v: Tensor, height: int, width: int, num_heads: int, weight: Tensor,
+                         bias: Optional[Tensor]) -> Tensor:
+    """Convolve ``v: (B, height * width, C)`` depth-wise with one kernel per channel of a head.
+
+    Tokens are a channels-last image, so that nothing is transposed; the kernels are repeated
+    for every head.
+    """
+    batch, _, channels = v.shape
+    image = v.contiguous().view(batch, height, width, channels).permute(0, 3, 1, 2)
+    bias = None if bias is None else bias.repeat(num_heads)
+    out = F.conv2d(image, weight.repeat(num_heads, 1, 1, 1), bias, padding=weight.shape[-1] // 2,
+                   groups=channels)
+    return out.permute(0, 2, 3, 1).reshape(batch, height * width, channels)
+
+
+class _WindowProjection(nn.Module):
+    """Query, key and value of window tokens, and the projection of the result.
+
+    Args:
+        dim: channels C.
+        num_heads: attention heads.
+        qkv_bias: whether the projection to query, key and value has a bias.
+    """
+
+    def __init__(self, dim: int, num_heads: int, qkv_bias: bool = True) -> None:
+        super().__init__()
+        if dim % num_heads:
+            raise ValueError(f'num_heads={num_heads} does not divide dim={dim} channels.')
+        self.num_heads = num_heads
+        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
+        self.proj = nn.Linear(dim, dim)
+        # What padding yields once a norm is folded into qkv, see project().
+        self.register_buffer('pad_qkv', None)
+
+    def project(self, x: Tensor, padded: Optional[Tensor]) -> Tuple[Tensor, Tensor, Tensor]:
+        """Return q, k, v of ``x: (windows, N, C)``.
+
+        Zero tokens that pad the normed map yield the bias of the projection. A folded norm
+        changes that bias, so the padded rows are then overwritten by the original one, which
+        is exact for every value of the norm's parameters.
+        """
+        qkv = self.qkv(x)
+        if self.pad_qkv is not None and padded is not None:
+            qkv.view(-1, qkv.shape[-1])[padded] = self.pad_qkv.to(qkv.dtype)
+        return qkv.chunk(3, dim=-1)
+
+
+class WindowLinearAttention(_WindowProjection):
+    """Simplified linear attention within windows, without a mask.
+
+    Args:
+        dim: channels C.
+        window: side of a window; the positional encoding of the keys has ``window**2`` tokens.
+        num_heads: attention heads.
+        qkv_bias: whether the projection to query, key and value has a bias.
+        kernel_size: side of the depth-wise convolution.
+    """
+
+    def __init__(self, dim: int, window: int, num_heads: int, qkv_bias: bool = True,
+                 kernel_size: int = 5) -> None:
+        super().__init__(dim, num_heads, qkv_bias)
+        self.window = window
+        head_dim = dim // num_heads
+        self.dwc = nn.Conv2d(head_dim, head_dim, kernel_size, padding=kernel_size // 2,
+                             groups=head_dim)
+        self.positional_encoding = nn.Parameter(torch.zeros(1, window * window, dim))
+
+    def forward(self, x: Tensor, padded: Optional[Tensor] = None,
+                mask: Optional[Tensor] = None) -> Tensor:
+        """Attend within ``x: (windows, window**2, C)``; ``mask`` has no meaning here."""
+        q, k, v = self.project(x, padded)
+        k = k + self.positional_encoding
+        out = simplified_linear_attention(q, k, v, self.window, self.window, self.num_heads,
+                                          self.dwc.weight, self.dwc.bias)
+        return self.proj(out)
+
+
+class WindowSoftmaxAttention(_WindowProjection):
+    """Softmax attention within windows with a relative position bias, as in Swin.
+
+    ``softmax(q k^T / sqrt(d) + bias + mask) v`` per head.
+
+    Args:
+        dim: channels C.
+        window: side of a window.
+        num_heads: attention heads.
+        qkv_bias: whether the projection to query, key and value has a bias.
+    """
+
+    def __init__(self, dim: int, window: int, num_heads: int, qkv_bias: bool = True) -> None:
+        super().__init__(dim, num_heads, qkv_bias)
+        self.window = window
+        self.relative_position_bias_table = nn.Parameter(
+            torch.zeros((2 * window - 1)**2, num_heads))
+        trunc_normal_(self.relative_position_bias_table, std=0.02)
+        self.register_buffer('relative_position_index', relative_position_index(window),
+                             persistent=False)
+
+    def position_bias(self) -> Tensor:
+        """Return the bias ``(num_heads, N, N)`` between the N tokens of a window."""
+        tokens = self.window * self.window
+        bias = self.relative_position_bias_table[self.relative_position_index]
+        return bias.view(tokens, tokens, self.num_heads).permute(2, 0, 1)
+
+    def forward(self, x: Tensor, padded: Optional[Tensor] = None,
+                mask: Optional[Tensor] = None) -> Tensor:
+        """Attend within windows.
+
+        Args:
+            x: ``(B * num_windows, N, C)``.
+            padded: rows that are padding.
+            mask: ``(num_windows, N, N)``, added to the logits.
+        """
+        windows, tokens, channels = x.shape
+        q, k, v = (t.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+                   for t in self.project(x, padded))
+        bias = self.position_bias().to(q.dtype)
+        if mask is None:
+            bias = bias.unsqueeze(0)
+        else:
+            bias = bias.unsqueeze(0) + mask.unsqueeze(1).to(q.dtype)
+            bias = bias.repeat(windows // mask.shape[0], 1, 1, 1)
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+        return self.proj(out.transpose(1, 2).reshape(windows, tokens, channels))
+
+
+def relative_position_index(window: int) -> Tensor:
+    """Return ``(window**4,)``: the row of the bias table for each pair of tokens of a window.
+
+    The row of a token at offset ``(dy, dx)`` from another is ``(dy + w - 1) (2 w - 1) + dx + w -
+    1`` for window side w.
+    """
+    y, x = torch.meshgrid(torch.arange(window), torch.arange(window), indexing='ij')
+    y, x = y.flatten(), x.flatten()
+    dy = y[:, None] - y[None, :] + window - 1
+    dx = x[:, None] - x[None, :] + window - 1
+    return (dy * (2 * window - 1) + dx).flatten()

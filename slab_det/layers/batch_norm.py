@@ -1,0 +1,100 @@
+"""BatchNorm over tokens, with statistics that agree on all processes."""
+import warnings
+from typing import Optional, Tuple, Union
+
+import torch
+import torch.distributed as dist
+import torch.distributed.nn.functional as dist_f
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def in_backward() -> bool:
+    """Whether this code runs inside a backward pass, that is, as the second forward pass of an
+    activation checkpoint. Running statistics must not move then."""
+    return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
+
+
+def is_distributed() -> bool:
+    """Whether several processes train together."""
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+class TokenBatchNorm(nn.BatchNorm1d):
+    """BatchNorm of tokens ``(M, C)``: ``w * (x - mean) / sqrt(var + eps) + b``.
+
+    Tokens as rows give the statistics of ``(N, C, L)`` without two transpositions. In training
+    under a process group of several processes, mean and variance are those of the joint batch;
+    the reduction is differentiable, on gloo and on nccl, unlike torch's SyncBatchNorm, which
+    needs a GPU.
+
+    One token per channel has no variance: it is normalised by the running statistics, which
+    stay as they are, and a warning says so once.
+    """
+
+    def forward(self, x: Tensor, scale: Optional[Tensor] = None) -> Tensor:
+        """Normalise ``x: (M, C)``; ``scale`` multiplies the whole output."""
+        weight = self.weight if scale is None else self.weight * scale
+        bias = self.bias if scale is None else self.bias * scale
+        if not self.training:
+            return F.batch_norm(x, self.running_mean, self.running_var, weight, bias, False, 0.0,
+                                self.eps)
+        if is_distributed():
+            mean, var, count = self._joint_moments(x)
+            self._update(mean.detach(), var.detach(), count)
+            inverse = weight * torch.rsqrt(var + self.eps)
+            return torch.addcmul(bias - mean * inverse, x, inverse)
+        if x.shape[0] > 1:
+            momentum = self._next_momentum()
+            # F.batch_norm leaves the statistics alone when it is given none.
+            stats = (None, None) if momentum is None else (self.running_mean, self.running_var)
+            return F.batch_norm(x, *stats, weight, bias, True, momentum or 0.0, self.eps)
+        self._warn_single_token()
+        return F.batch_norm(x, self.running_mean, self.running_var, weight, bias, False, 0.0,
+                            self.eps)
+
+    @torch.no_grad()
+    def update_statistics(self, x: Tensor) -> None:
+        """Feed the running statistics with ``x: (M, C)`` without computing an output."""
+        x = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+        if is_distributed():
+            self._update(*self._joint_moments(x))
+        elif x.shape[0] > 1:
+            var, mean = torch.var_mean(x, 0, correction=0)
+            self._update(mean, var, x.shape[0])
+        else:
+            self._warn_single_token()
+
+    def _joint_moments(self, x: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
+        """Return mean and biased variance over the tokens of all processes, and their number."""
+        # Two reductions: squares of raw values would cancel where the mean is large.
+        local = torch.cat([x.sum(0), x.new_full((1,), x.shape[0])])
+        total = dist_f.all_reduce(local)
+        count = total[-1].detach()
+        mean = total[:-1] / count
+        var = dist_f.all_reduce((x - mean).square().sum(0)) / count
+        return mean, var, count
+
+    def _next_momentum(self) -> Optional[float]:
+        """Count the batch and return its weight; None while a checkpoint runs again."""
+        if in_backward():
+            return None
+        self.num_batches_tracked.add_(1)
+        if self.momentum is None:
+            return 1.0 / float(self.num_batches_tracked)
+        return self.momentum
+
+    def _update(self, mean: Tensor, var: Tensor, count: Union[int, Tensor]) -> None:
+        momentum = self._next_momentum()
+        if momentum is not None:
+            self.running_mean.lerp_(mean.to(self.running_mean.dtype), momentum)
+            unbiased = var.to(self.running_var.dtype) * (count / (count - 1))
+            self.running_var.lerp_(unbiased, momentum)
+
+    def _warn_single_token(self) -> None:
+        if not getattr(self, '_warned', False):
+            self._warned = True
+            warnings.warn(
+                'BatchNorm over a single token has no variance: the running statistics were '
+                'used instead. Train with a batch of at least 2 images or with larger images.',
+                stacklevel=2)

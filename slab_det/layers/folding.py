@@ -1,0 +1,38 @@
+"""Folding a norm into the linear or convolution layer beside it."""
+
+
+import torch
+from torch import Tensor, nn
+
+from .norms import foldable_affine
+
+
+@torch.no_grad()
+def fold_norm_into_linear(norm: nn.Module, linear: nn.Linear) -> nn.Identity:
+    """Make ``linear`` compute ``linear(norm(x))``; return what takes the norm's place.
+
+    With ``norm(x) = a * x + c``: ``W (a * x + c) + b = (W * a) x + (W c + b)``. A layer without
+    a bias gains one. The products are taken in float64.
+    """
+    a, c = foldable_affine(norm)
+    weight = linear.weight.double()
+    bias = weight @ c if linear.bias is None else weight @ c + linear.bias.double()
+    _assign(linear, weight * a, bias)
+    return nn.Identity()
+
+
+@torch.no_grad()
+def fold_norm_after_conv(conv: nn.Conv2d, norm: nn.Module) -> nn.Identity:
+    """Make ``conv`` compute ``norm(conv(x))`` per output channel; see
+    :func:`fold_norm_into_linear`."""
+    a, c = foldable_affine(norm)
+    bias = c if conv.bias is None else a * conv.bias.double() + c
+    _assign(conv, conv.weight.double() * a.view(-1, 1, 1, 1), bias)
+    return nn.Identity()
+
+
+def _assign(layer: nn.Module, weight: Tensor, bias: Tensor) -> None:
+    layer.weight.copy_(weight)
+    if layer.bias is None:
+        layer.bias = nn.Parameter(torch.empty_like(layer.weight[:, 0].reshape(-1)))
+    layer.bias.copy_(bias)

@@ -1,0 +1,290 @@
+"""RepBN and PRepBN: BatchNorm for transformers that folds into linear layers at inference.
+
+Source: Guo, Chen, Tang and Wang, "SLAB: Efficient Transformers with Simplified Linear
+Attention and Progressive Re-parameterized BatchNorm", ICML 2024, section 3.
+"""
+from typing import List, Tuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .batch_norm import TokenBatchNorm, is_distributed
+from .norm_names import canonical_norm, repbn_entries, replace_entries
+
+
+def _check_channels_last(norm: nn.Module, x: Tensor) -> None:
+    if x.shape[-1] != norm.num_features:
+        raise ValueError(
+            f'{type(norm).__name__}(num_features={norm.num_features}) takes tokens with the '
+            f'channels last, (..., {norm.num_features}), but got {tuple(x.shape)}; '
+            'a channels-first map must be permuted to (N, H, W, C) first.')
+
+
+def _without_autocast(x: Tensor) -> Tuple[Tensor, torch.autocast]:
+    """Return ``x`` in float32 where autocast is on, as it does for LayerNorm, and the context
+    that keeps it so."""
+    device = x.device.type
+    if torch.is_autocast_enabled(device) and x.dtype in (torch.float16, torch.bfloat16):
+        x = x.float()
+    return x, torch.autocast(device, enabled=False)
+
+
+class ChannelAffine(nn.Module):
+    """``y = weight * x + bias`` per channel of tokens ``(..., C)``.
+
+    It stands for a norm whose statistics are settled and that has no linear layer to fold
+    into.
+
+    Args:
+        num_features: number of channels C.
+        eps: not used by an affine map; accepted because mmcv passes it to every norm.
+    """
+    _abbr_ = 'ln'
+
+    def __init__(self, num_features: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.num_features = num_features
+        self.weight = nn.Parameter(torch.ones(num_features))
+        self.bias = nn.Parameter(torch.zeros(num_features))
+
+    def forward(self, x: Tensor) -> Tensor:
+        _check_channels_last(self, x)
+        return torch.addcmul(self.bias, x, self.weight)
+
+    def extra_repr(self) -> str:
+        return str(self.num_features)
+
+
+class RepBN(nn.Module):
+    """Re-parameterized BatchNorm, ``RepBN(x) = BN(x) + eta * x``.
+
+    ``eta`` is one learnable scalar, initially 1 (``alpha`` in the published code). Statistics
+    are per channel over all tokens of the batch, of all processes where training is
+    distributed. At inference the norm is one affine map per channel (Lemma 4.1 of the paper),
+    see :meth:`affine`.
+
+    Args:
+        num_features: number of channels C.
+        eps: added to the variance, as in BatchNorm.
+        momentum: weight of a batch in the running statistics.
+
+    Shapes:
+        ``(..., C)`` to ``(..., C)``, any number of leading dimensions.
+
+    Raises:
+        ValueError: the last dimension of the input is not ``num_features``.
+    """
+    _abbr_ = 'ln'
+
+    def __init__(self, num_features: int, eps: float = 1e-5, momentum: float = 0.1) -> None:
+        super().__init__()
+        self.num_features = num_features
+        self.eta = nn.Parameter(torch.ones(1))
+        self.bn = TokenBatchNorm(num_features, eps=eps, momentum=momentum)
+
+    def affine(self) -> Tuple[Tensor, Tensor]:
+        """Return ``a, c`` with ``RepBN(x) = a * x + c`` under the running statistics.
+
+        ``a = w / sqrt(v + eps) + eta`` and ``c = b - w * m / sqrt(v + eps)`` for the running
+        mean ``m``, the running variance ``v`` and BatchNorm's affine ``w, b``; shapes ``(C,)``.
+        """
+        scale = self.bn.weight * torch.rsqrt(self.bn.running_var + self.bn.eps)
+        return scale + self.eta, self.bn.bias - scale * self.bn.running_mean
+
+    def forward(self, x: Tensor) -> Tensor:
+        _check_channels_last(self, x)
+        x, context = _without_autocast(x)
+        with context:
+            if not self.bn.training:
+                a, c = self.affine()
+                return torch.addcmul(c, x, a)
+            return torch.addcmul(self.bn(x.flatten(0, -2)).view(x.shape), x, self.eta)
+
+    def fuse(self) -> ChannelAffine:
+        """Return the :class:`ChannelAffine` that this norm is at inference.
+
+        ``timm.utils.reparameterize_model`` calls it on norms that no block has folded.
+        """
+        return channel_affine(*foldable_affine(self))
+
+    def _load_from_state_dict(self, state_dict, prefix, local_metadata, strict, missing_keys,
+                              unexpected_keys, error_msgs):
+        entries = _entries_below(state_dict, prefix)
+        if entries and not _is_native(entries, {'eta', 'bn.running_mean'}):
+            canonical = canonical_norm(entries)
+            if any(name.startswith('repbn.') for name in canonical):
+                if float(canonical['ratio']) != 0:
+                    error_msgs.append(
+                        f'{prefix}ratio is {float(canonical["ratio"]):.4g}: RepBN has no LayerNorm '
+                        'branch, so it takes a PRepBN checkpoint only at ratio 0; use PRepBN '
+                        'to continue this one.')
+                replace_entries(state_dict, prefix, repbn_entries(canonical))
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing_keys,
+                                      unexpected_keys, error_msgs)
+
+    def extra_repr(self) -> str:
+        return str(self.num_features)
+
+
+class PRepBN(nn.Module):
+    """Progressive re-parameterized BatchNorm, ``g * LN(x) + (1 - g) * RepBN(x)``.
+
+    The ratio ``g`` is the buffer ``ratio``: 1 is LayerNorm, 0 is RepBN alone. It is part of
+    the state; a hook moves it, the forward pass never does. At ratio 0 the LayerNorm branch
+    is not computed. At ratio 1 the output is LayerNorm's while training still feeds the
+    BatchNorm statistics.
+
+    Args:
+        num_features: number of channels C.
+        eps: epsilon of the LayerNorm; BatchNorm keeps 1e-5 as published.
+        momentum: weight of a batch in the running statistics.
+
+    Shapes:
+        ``(..., C)`` to ``(..., C)``, any number of leading dimensions.
+
+    Raises:
+        ValueError: the last dimension of the input is not ``num_features``.
+
+    The state dict of the published norm, of a RepBN and of a LayerNorm load as they are; what
+    the source lacks keeps its value, and the ratio becomes the source's (1 for LayerNorm).
+    """
+    _abbr_ = 'ln'
+
+    def __init__(self, num_features: int, eps: float = 1e-5, momentum: float = 0.1) -> None:
+        super().__init__()
+        self.num_features = num_features
+        self.ln = nn.LayerNorm(num_features, eps=eps)
+        self.repbn = RepBN(num_features, momentum=momentum)
+        self.register_buffer('ratio', torch.tensor(1.0))
+        # What the forward pass branches on. Reading the buffer there would stall a GPU at
+        # every norm; a float here would recompile a compiled graph at every iteration.
+        self._phase = 'layer_norm'
+
+    def set_ratio(self, value: float) -> None:
+        """Set the ratio ``g``.
+
+        Raises:
+            ValueError: ``value`` is outside [0, 1] or not a number.
+        """
+        if not 0.0 <= value <= 1.0:
+            raise ValueError(f'ratio must lie in [0, 1], but got {value}.')
+        self.ratio.fill_(value)
+        self._phase = _phase(float(value))
+
+    def sync_ratio(self) -> float:
+        """Follow the buffer after something replaced its value in place; return the ratio."""
+        value = float(self.ratio)
+        self._phase = _phase(value)
+        return value
+
+    def forward(self, x: Tensor) -> Tensor:
+        _check_channels_last(self, x)
+        if self._phase == 'repbn':
+            return _keep_in_graph(self.repbn(x), self.ln)
+        if self._phase == 'layer_norm':
+            if self.repbn.bn.training:
+                self.repbn.bn.update_statistics(x.detach().flatten(0, -2))
+            return _keep_in_graph(self.ln(x), self.repbn)
+        x, context = _without_autocast(x)
+        with context:
+            # The ratio is multiplied into the affine parameters, so that the blend costs two
+            # additions and no product over the tokens.
+            g = self.ratio.to(x.dtype)
+            out = F.layer_norm(x, self.ln.normalized_shape, g * self.ln.weight, g * self.ln.bias,
+                               self.ln.eps)
+            if not self.repbn.bn.training:
+                a, c = self.repbn.affine()
+                return out.addcmul_(x, (1 - g) * a).add_((1 - g) * c)
+            batch = self.repbn.bn(x.flatten(0, -2), scale=1 - g).view(x.shape)
+            return out.add_(batch).addcmul_(x, (1 - g) * self.repbn.eta)
+
+    def fuse(self) -> ChannelAffine:
+        """Return the :class:`ChannelAffine` that this norm is at inference.
+
+        Raises:
+            ValueError: the ratio is not 0, so that there is no such map.
+        """
+        return channel_affine(*foldable_affine(self))
+
+    def _load_from_state_dict(self, state_dict, prefix, local_metadata, strict, missing_keys,
+                              unexpected_keys, error_msgs):
+        entries = _entries_below(state_dict, prefix)
+        if entries and not _is_native(entries, {'ratio'}):
+            own = {name: value.detach() for name, value in self.state_dict().items()}
+            replace_entries(state_dict, prefix, {**own, **canonical_norm(entries)})
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing_keys,
+                                      unexpected_keys, error_msgs)
+        if not self.ratio.is_meta:
+            self.sync_ratio()
+
+    def extra_repr(self) -> str:
+        return str(self.num_features)
+
+
+def _phase(ratio: float) -> str:
+    return {0.0: 'repbn', 1.0: 'layer_norm'}.get(ratio, 'blend')
+
+
+def _keep_in_graph(out: Tensor, idle: nn.Module) -> Tensor:
+    """Give the parameters of the idle branch a zero gradient where gradients are synchronised:
+    distributed training waits for the gradient of every parameter."""
+    if not (torch.is_grad_enabled() and idle.training and is_distributed()):
+        return out
+    return out + sum(0 * p.sum() for p in idle.parameters() if p.requires_grad)
+
+
+def _entries_below(state_dict, prefix: str):
+    return {key[len(prefix):]: value for key, value in state_dict.items() if key.startswith(prefix)}
+
+
+def _is_native(entries, required) -> bool:
+    return required <= entries.keys()
+
+
+def prepbn_modules(model: nn.Module) -> List[PRepBN]:
+    """Return every :class:`PRepBN` of ``model``, in the order of ``model.modules()``."""
+    return [module for module in model.modules() if isinstance(module, PRepBN)]
+
+
+def set_ratio(model: nn.Module, value: float) -> int:
+    """Set the ratio of every :class:`PRepBN` of ``model``; return how many there are."""
+    modules = prepbn_modules(model)
+    for module in modules:
+        module.set_ratio(value)
+    return len(modules)
+
+
+def foldable_affine(norm: nn.Module) -> Tuple[Tensor, Tensor]:
+    """Return ``a, c`` in float64 with ``norm(x) = a * x + c`` at inference.
+
+    Args:
+        norm: a :class:`RepBN`, a :class:`PRepBN` at ratio 0 or a :class:`ChannelAffine`.
+
+    Raises:
+        ValueError: the norm is none of these, or its ratio is not 0.
+    """
+    if isinstance(norm, PRepBN):
+        ratio = float(norm.ratio)
+        if ratio != 0:
+            raise ValueError(
+                f'ratio is {ratio:.4g}: a PRepBN folds only at ratio 0; finish the schedule, or '
+                'drop the LayerNorm branch knowingly with drop_layer_norm=True.')
+        norm = norm.repbn
+    if isinstance(norm, RepBN):
+        bn = norm.bn
+        scale = bn.weight.double() / torch.sqrt(bn.running_var.double() + bn.eps)
+        a = scale + norm.eta.double()
+        return a.detach(), (bn.bias.double() - scale * bn.running_mean.double()).detach()
+    if isinstance(norm, ChannelAffine):
+        return norm.weight.detach().double(), norm.bias.detach().double()
+    raise ValueError(f'{type(norm).__name__} is no affine map at inference; RepBN and PRepBN are.')
+
+
+def channel_affine(a: Tensor, c: Tensor, dtype: torch.dtype = torch.float32) -> ChannelAffine:
+    """Return the :class:`ChannelAffine` ``a * x + c``."""
+    module = ChannelAffine(a.numel()).to(device=a.device, dtype=dtype)
+    with torch.no_grad():
+        module.weight.copy_(a)
+        module.bias.copy_(c)
+    return module

@@ -1,0 +1,95 @@
+"""What all transformers of this package share: stages, feature extraction, the head."""
+from typing import List, Optional, Sequence, Tuple, Union
+
+from timm.models._features import feature_take_indices
+import torch
+from torch import Tensor, nn
+
+
+class FeatureStages(nn.Module):
+    """A transformer in stages, with timm's conventions.
+
+    A subclass has ``layers`` (the stages), ``norm`` (the closing norm), ``head`` (timm's
+    classifier head), ``feature_info``, ``forward_stages`` and ``forward_features``.
+    """
+
+    def forward_stages(self, x: Tensor, last: Optional[int] = None) -> List[Tuple[Tensor, int, int]]:
+        """Return ``(tokens, H, W)`` of every stage up to number ``last``."""
+        raise NotImplementedError
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Return the normed map of the last stage, ``(B, H, W, C)``."""
+        raise NotImplementedError
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """Pool the map ``(B, H, W, C)`` and classify it, ``(B, num_classes)``."""
+        return self.head(x, pre_logits=pre_logits)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Classify images ``(B, in_chans, h, w)``, ``(B, num_classes)``."""
+        return self.forward_head(self.forward_features(x))
+
+    def forward_intermediates(
+        self,
+        x: Tensor,
+        indices: Optional[Union[int, Sequence[int]]] = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = 'NCHW',
+        intermediates_only: bool = False,
+    ) -> Union[List[Tensor], Tuple[Tensor, List[Tensor]]]:
+        """Return the maps of chosen stages, as timm's models do.
+
+        Args:
+            x: images ``(B, in_chans, h, w)``.
+            indices: the last n stages, these stages, or all.
+            norm: apply the closing norm to the last stage's map.
+            stop_early: compute no stage behind the last one wanted.
+            output_fmt: 'NCHW' or 'NHWC'.
+            intermediates_only: return the list alone, without the final features.
+        """
+        if output_fmt not in ('NCHW', 'NHWC'):
+            raise ValueError(f"output_fmt must be 'NCHW' or 'NHWC', but got {output_fmt!r}.")
+        take, last = feature_take_indices(len(self.layers), indices)
+        early = stop_early or intermediates_only
+        outputs = self.forward_stages(x, last if early else None)
+        maps = []
+        for i in take:
+            tokens, height, width = outputs[i]
+            if norm and i == len(self.layers) - 1:
+                tokens = self.norm(tokens)
+            tokens = tokens.unflatten(1, (height, width))
+            maps.append(tokens.permute(0, 3, 1, 2).contiguous() if output_fmt == 'NCHW' else tokens)
+        if intermediates_only:
+            return maps
+        tokens, height, width = outputs[-1]
+        if len(outputs) == len(self.layers):
+            tokens = self.norm(tokens)
+        return tokens.unflatten(1, (height, width)), maps
+
+    def prune_intermediate_layers(self, indices: Union[int, Sequence[int]] = 1,
+                                  prune_norm: bool = False, prune_head: bool = True) -> List[int]:
+        """Drop what the stages ``indices`` do not need; return their positive numbers."""
+        take, last = feature_take_indices(len(self.layers), indices)
+        self.layers = self.layers[:last + 1]
+        if prune_norm:
+            self.norm = nn.Identity()
+        if prune_head:
+            self.reset_classifier(0, '')
+        return take
+
+    @torch.jit.ignore
+    def get_classifier(self) -> nn.Module:
+        """Return the classifying layer."""
+        return self.head.fc
+
+    def reset_classifier(self, num_classes: int, global_pool: Optional[str] = None) -> None:
+        """Replace the classifying layer; 0 classes remove it."""
+        self.num_classes = num_classes
+        self.head.reset(num_classes, global_pool)
+
+    @torch.jit.ignore
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Recompute the blocks' activations in the backward pass to save memory."""
+        for stage in self.layers:
+            stage.grad_checkpointing = enable

@@ -1,0 +1,293 @@
+"""SLAB-Swin: Swin Transformer with PRepBN and simplified linear attention.
+
+Sources: Guo et al., "SLAB", ICML 2024 (models ``slab_swin_*`` and ``swin_*_prepbn``); Liu et al.,
+"Swin Transformer", ICCV 2021. Any image size from one patch up is taken: maps are padded with
+zeros to whole windows after the norm, as in the published detection backbones.
+"""
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Set, Tuple, Union
+
+from timm.layers import ClassifierHead, DropPath, Mlp, calculate_drop_path_rates, trunc_normal_
+from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from ..layers import (PatchEmbed, PatchMerging, WindowLinearAttention, WindowSoftmaxAttention,
+                      effective_shift, fold_norm_into_linear, make_norm_layer, shift_mask,
+                      window_layout, window_merge, window_partition)
+from .features import FeatureStages
+
+#: Sizes of the published models.
+ARCHS: Dict[str, Dict[str, Any]] = {
+    'tiny': dict(embed_dim=96, depths=(2, 2, 6, 2), num_heads=(3, 6, 12, 24)),
+    'small': dict(embed_dim=96, depths=(2, 2, 18, 2), num_heads=(3, 6, 12, 24)),
+    'base': dict(embed_dim=128, depths=(2, 2, 18, 2), num_heads=(4, 8, 16, 32)),
+}
+
+#: Window side in tokens by attention type and stage, as published.
+WINDOWS = {'L': (56, 28, 7, 7), 'S': (7, 7, 7, 7)}
+
+ATTENTION = {'L': WindowLinearAttention, 'S': WindowSoftmaxAttention}
+
+
+class SwinBlock(nn.Module):
+    """``x = x + attn(norm1(x)); x = x + mlp(norm2(x))`` with attention in (shifted) windows.
+
+    Args:
+        dim: channels C.
+        num_heads: attention heads.
+        attn_type: 'L' for simplified linear attention, 'S' for softmax.
+        window: side of a window in tokens.
+        shift: cyclic shift of the windows in tokens; it does not apply where the whole map
+            fits one window.
+        norm_layer: builds a norm from a number of channels.
+        mlp_ratio: hidden channels of the feed-forward part over C.
+        qkv_bias: whether query, key and value have a bias.
+        drop_path: probability that a residual branch is dropped.
+    """
+
+    def __init__(self, dim: int, num_heads: int, attn_type: str, window: int, shift: int,
+                 norm_layer, mlp_ratio: float = 4.0, qkv_bias: bool = True,
+                 drop_path: float = 0.0) -> None:
+        super().__init__()
+        self.window = window
+        self.shift = shift
+        self.norm1 = norm_layer(dim)
+        self.attn = ATTENTION[attn_type](dim, window, num_heads, qkv_bias)
+        self.masked = attn_type == 'S'
+        self.norm2 = norm_layer(dim)
+        self.mlp = Mlp(dim, int(dim * mlp_ratio))
+        self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
+
+    def forward(self, x: Tensor, height: int, width: int) -> Tensor:
+        """Map tokens ``(B, height * width, C)`` to the same shape."""
+        shift = effective_shift(height, width, self.window, self.shift)
+        layout = window_layout(x.shape[0], height, width, self.window, shift, x.device)
+        mask = None
+        if shift and self.masked:
+            mask = shift_mask(height, width, self.window, shift, x.device)
+        windows = window_partition(self.norm1(x), layout)
+        windows = self.attn(windows, layout.padded, mask)
+        x = x + self.drop_path(window_merge(windows, layout, x.shape[0]))
+        return x + self.drop_path(self.mlp(self.norm2(x)))
+
+    def reparameterize(self) -> None:
+        """Fold both norms into the linear layers behind them.
+
+        Padding stays exact: padded tokens keep the projection's original bias.
+        """
+        if isinstance(self.norm1, nn.Identity):
+            return
+        qkv = self.attn.qkv
+        pad = qkv.weight.new_zeros(qkv.weight.shape[0]) if qkv.bias is None else qkv.bias
+        self.attn.pad_qkv = pad.detach().clone()
+        self.norm1 = fold_norm_into_linear(self.norm1, qkv)
+        self.norm2 = fold_norm_into_linear(self.norm2, self.mlp.fc1)
+
+
+class SwinStage(nn.Module):
+    """Patch merging, but in the first stage, and a row of blocks, every second one shifted."""
+
+    def __init__(self, dim: int, depth: int, window: int, drop_path: Sequence[float], norm_layer,
+                 downsample_from: Optional[int] = None, **block: Any) -> None:
+        super().__init__()
+        self.grad_checkpointing = False
+        self.downsample = None
+        if downsample_from is not None:
+            self.downsample = PatchMerging(downsample_from, norm_layer, dim)
+        self.blocks = nn.ModuleList(
+            SwinBlock(dim, window=window, shift=window // 2 if i % 2 else 0,
+                      drop_path=drop_path[i], norm_layer=norm_layer, **block)
+            for i in range(depth))
+
+    def forward(self, x: Tensor, height: int, width: int) -> Tuple[Tensor, int, int]:
+        """Map ``(B, height * width, C)`` to this stage's tokens; return them, H and W."""
+        if self.downsample is not None:
+            x, height, width = self.downsample(x, height, width)
+        for block in self.blocks:
+            if self.grad_checkpointing and torch.is_grad_enabled():
+                x = checkpoint(block, x, height, width, use_reentrant=False)
+            else:
+                x = block(x, height, width)
+        return x, height, width
+
+
+class SwinTransformer(FeatureStages):
+    """Swin Transformer with PRepBN and simplified linear attention.
+
+    Args:
+        embed_dim: channels of the first stage; every stage doubles them.
+        depths: blocks per stage.
+        num_heads: attention heads per stage.
+        attn_types: a letter per stage, 'L' for simplified linear attention, 'S' for softmax.
+        window_sizes: side of a window per stage in tokens; by default 56, 28, 7, 7 where
+            attention is linear and 7 where it is softmax.
+        norm_layer: name or config of the norm, see :func:`slab_det.layers.make_norm_layer`.
+        mlp_ratio: hidden channels of the feed-forward part over the stage's channels.
+        qkv_bias: whether query, key and value have a bias.
+        patch_size: side of a patch in pixels.
+        in_chans: channels of the image.
+        num_classes: classes of the head; 0 for none.
+        global_pool: pooling before the head, in timm's words.
+        drop_rate: dropout before the head.
+        drop_path_rate: probability that the last residual branch is dropped; it rises linearly
+            from 0 over the blocks.
+
+    Raises:
+        ValueError: lengths that do not agree, an unknown attention type or norm.
+    """
+
+    def __init__(
+        self,
+        embed_dim: int = 96,
+        depths: Sequence[int] = (2, 2, 6, 2),
+        num_heads: Sequence[int] = (3, 6, 12, 24),
+        attn_types: str = 'LLSS',
+        window_sizes: Optional[Sequence[int]] = None,
+        norm_layer: Union[str, Mapping[str, Any]] = 'PRepBN',
+        mlp_ratio: float = 4.0,
+        qkv_bias: bool = True,
+        patch_size: int = 4,
+        in_chans: int = 3,
+        num_classes: int = 1000,
+        global_pool: str = 'avg',
+        drop_rate: float = 0.0,
+        drop_path_rate: float = 0.1,
+    ) -> None:
+        super().__init__()
+        check_attn_types(attn_types, len(depths))
+        if window_sizes is None:
+            window_sizes = [WINDOWS[kind][min(i, 3)] for i, kind in enumerate(attn_types)]
+        check_lengths(len(depths), num_heads=num_heads, window_sizes=window_sizes)
+
+        make_norm = make_norm_layer(norm_layer)
+        dims = [embed_dim * 2**i for i in range(len(depths))]
+        self.num_classes = num_classes
+        self.num_features = self.head_hidden_size = dims[-1]
+        self.patch_embed = PatchEmbed(patch_size, in_chans, embed_dim, make_norm)
+        drop_paths = calculate_drop_path_rates(drop_path_rate, list(depths), stagewise=True)
+        self.layers = nn.ModuleList(
+            SwinStage(dims[i], depths[i], window_sizes[i], drop_paths[i], make_norm,
+                      downsample_from=dims[i - 1] if i else None, num_heads=num_heads[i],
+                      attn_type=attn_types[i], mlp_ratio=mlp_ratio, qkv_bias=qkv_bias)
+            for i in range(len(depths)))
+        self.feature_info = [
+            dict(num_chs=dim, reduction=patch_size * 2**i, module=f'layers.{i}')
+            for i, dim in enumerate(dims)
+        ]
+        self.norm = make_norm(dims[-1])
+        self.head = ClassifierHead(dims[-1], num_classes, pool_type=global_pool,
+                                   drop_rate=drop_rate, input_fmt='NHWC')
+        self.apply(_init_weights)
+
+    def forward_stages(self, x: Tensor, last: Optional[int] = None) -> List[Tuple[Tensor, int, int]]:
+        """Return ``(tokens, H, W)`` of every stage up to number ``last``, tokens ``(B, H * W, C)``."""
+        x, height, width = self.patch_embed(x)
+        outputs = []
+        for stage in self.layers if last is None else self.layers[:last + 1]:
+            x, height, width = stage(x, height, width)
+            outputs.append((x, height, width))
+        return outputs
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Return the normed map of the last stage, ``(B, H, W, C)``."""
+        x, height, width = self.forward_stages(x)[-1]
+        return self.norm(x).unflatten(1, (height, width))
+
+    @torch.jit.ignore
+    def no_weight_decay(self) -> Set[str]:
+        """Names of the parameters that take no weight decay besides norms and biases."""
+        free = ('positional_encoding', 'relative_position_bias_table')
+        return {name for name, _ in self.named_parameters() if name.endswith(free)}
+
+    @torch.jit.ignore
+    def group_matcher(self, coarse: bool = False) -> Dict[str, Any]:
+        """Group parameters by depth, for timm's layer-wise learning rates."""
+        return dict(
+            stem=r'^patch_embed',
+            blocks=r'^layers\.(\d+)' if coarse else [
+                (r'^layers\.(\d+).downsample', (0,)),
+                (r'^layers\.(\d+)\.\w+\.(\d+)', None),
+                (r'^norm', (99999,)),
+            ])
+
+
+def check_attn_types(attn_types: str, stages: int) -> None:
+    """Raise ValueError unless ``attn_types`` holds an 'L' or 'S' per stage."""
+    if len(attn_types) != stages or set(attn_types) - set(ATTENTION):
+        raise ValueError(
+            f"attn_types must hold one letter per stage, 'L' (linear) or 'S' (softmax), {stages} "
+            f'in all, but got {attn_types!r}.')
+
+
+def check_lengths(stages: int, **per_stage: Sequence[Any]) -> None:
+    """Raise ValueError unless every argument holds one entry per stage."""
+    for name, values in per_stage.items():
+        if len(values) != stages:
+            raise ValueError(f'{name} must hold one entry per stage, {stages} in all, but got '
+                             f'{tuple(values)}.')
+
+
+def _init_weights(module: nn.Module) -> None:
+    if isinstance(module, nn.Linear):
+        trunc_normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+def _cfg(**kwargs: Any) -> Dict[str, Any]:
+    return dict(url='', num_classes=1000, input_size=(3, 224, 224), pool_size=(7, 7),
+                crop_pct=0.9, interpolation='bicubic', mean=(0.485, 0.456, 0.406),
+                std=(0.229, 0.224, 0.225), first_conv='patch_embed.proj', classifier='head.fc',
+                license='apache-2.0', **kwargs)
+
+
+default_cfgs = generate_default_cfgs({
+    name: _cfg()
+    for arch in ARCHS for name in (f'slab_swin_{arch}', f'swin_{arch}_prepbn')
+})
+
+
+def _create(variant: str, arch: str, attn_types: str, pretrained: bool, **kwargs: Any):
+    from ..checkpoints import checkpoint_filter_fn
+    kwargs = {**ARCHS[arch], 'attn_types': attn_types, **kwargs}
+    return build_model_with_cfg(
+        SwinTransformer, variant, pretrained, pretrained_filter_fn=checkpoint_filter_fn,
+        feature_cfg=dict(out_indices=tuple(range(len(kwargs['depths']))), feature_cls='getter'),
+        **kwargs)
+
+
+@register_model
+def slab_swin_tiny(pretrained: bool = False, **kwargs: Any) -> SwinTransformer:
+    """SLAB-Swin-T: linear attention in the first two stages, PRepBN."""
+    return _create('slab_swin_tiny', 'tiny', 'LLSS', pretrained, **kwargs)
+
+
+@register_model
+def slab_swin_small(pretrained: bool = False, **kwargs: Any) -> SwinTransformer:
+    """SLAB-Swin-S: linear attention in the first two stages, PRepBN."""
+    return _create('slab_swin_small', 'small', 'LLSS', pretrained, **kwargs)
+
+
+@register_model
+def slab_swin_base(pretrained: bool = False, **kwargs: Any) -> SwinTransformer:
+    """SLAB-Swin-B: linear attention in the first two stages, PRepBN."""
+    return _create('slab_swin_base', 'base', 'LLSS', pretrained, **kwargs)
+
+
+@register_model
+def swin_tiny_prepbn(pretrained: bool = False, **kwargs: Any) -> SwinTransformer:
+    """Swin-T with PRepBN: softmax attention in windows of 7."""
+    return _create('swin_tiny_prepbn', 'tiny', 'SSSS', pretrained, **kwargs)
+
+
+@register_model
+def swin_small_prepbn(pretrained: bool = False, **kwargs: Any) -> SwinTransformer:
+    """Swin-S with PRepBN: softmax attention in windows of 7."""
+    return _create('swin_small_prepbn', 'small', 'SSSS', pretrained, **kwargs)
+
+
+@register_model
+def swin_base_prepbn(pretrained: bool = False, **kwargs: Any) -> SwinTransformer:
+    """Swin-B with PRepBN: softmax attention in windows of 7."""
+    return _create('swin_base_prepbn', 'base', 'SSSS', pretrained, **kwargs)
