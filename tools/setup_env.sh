@@ -1,0 +1,182 @@
+# Sourced by quickstart.sh and run_tests.sh: makes or reuses a virtual environment with the pinned stack
+# and this project, and leaves its Python in $PYTHON.
+#
+#   SLAB_DET_VENV    where the environment lies (default: .venv in the repository)
+#   SLAB_DET_PYTHON  the Python 3.11 or 3.12 to make it with (default: the first one found)
+#   MAX_JOBS         compilers at a time where mmcv must be built (default: number of CPUs)
+
+set -euo pipefail
+ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+VENV=${SLAB_DET_VENV:-$ROOT/.venv}
+[[ $VENV == /* ]] || VENV=$PWD/$VENV
+PYTHON=$VENV/bin/python
+LOGS=$VENV/slab_det_logs
+# Packages of the caller's environment must not shadow the pinned ones.
+unset PYTHONPATH PYTHONHOME
+export PYTHONNOUSERSITE=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1
+
+fail() {
+    echo "error: $*" >&2
+    exit 1
+}
+
+took() {  # took SECONDS
+    if (($1 < 60)); then echo "$1 s"; else echo "$(($1 / 60)) min $(($1 % 60)) s"; fi
+}
+
+heartbeat() {  # heartbeat LOG: a sign of life every half minute, with ninja's count where there is one
+    local start=$SECONDS count
+    while sleep 30; do
+        count=$(grep -oE '^ *\[[0-9]+/[0-9]+\]' "$1" | tail -n 1 | tr -d ' ' || true)
+        echo "    ... $(took $((SECONDS - start)))${count:+, $count files compiled}"
+    done
+}
+
+# step NAME WHAT COMMAND...: says what is done and how long it took, keeps the output in LOGS/NAME.log.
+# A command that fails ends the script, unless the step is tried with may_fail=1.
+step() {
+    local name=$1 what=$2 start=$SECONDS status=0 log=$LOGS/$1.log pulse
+    shift 2
+    mkdir -p "$LOGS" || fail "the folder $LOGS cannot be made, set SLAB_DET_VENV to a place that you may write to"
+    : >"$log" || fail "$log cannot be written: is the disk full?"
+    echo "==> $what"
+    heartbeat "$log" &
+    pulse=$!
+    "$@" >"$log" 2>&1 || status=$?
+    kill "$pulse" 2>/dev/null || true
+    wait "$pulse" 2>/dev/null || true
+    if ((status == 0)); then
+        echo "    done in $(took $((SECONDS - start)))"
+    elif [[ ${may_fail:-} == 1 ]]; then
+        return "$status"
+    else
+        explain "$name" "$what" "$log"
+    fi
+}
+
+explain() {  # explain NAME WHAT LOG: one sentence on why a step failed
+    if grep -qiE 'no space left on device|disk quota exceeded' "$3" || [[ $(free_mib "$VENV") -lt 50 ]]; then
+        fail "the disk is full ($(free_mib "$VENV") MiB left at $VENV): free 8 GB, or set SLAB_DET_VENV and TMPDIR to places that have them; details in $3"
+    elif grep -qE 'Could not find a version|No matching distribution' "$3"; then
+        fail "pip found no package for '$(grep -oE 'No matching distribution found for .*|requirement [^ ]+' "$3" | tail -n 1 | sed -E 's/.*(for|requirement) //')': check the network and pip's index settings; details in $3"
+    fi
+    fail "'$2' failed: $(grep -iE 'error' "$3" | tail -n 1 | cut -c 1-300); details in $3"
+}
+
+free_mib() {  # free_mib PATH: of the file system that holds PATH or its nearest existing parent
+    local path=$1
+    while [[ ! -e $path ]]; do path=$(dirname "$path"); done
+    df -Pm "$path" | awk 'NR == 2 {print $4}'
+}
+
+usable_python() {  # a shim may exist and fail, a system Python may lack venv
+    "$1" -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' \
+        >/dev/null 2>&1
+}
+
+find_python() {
+    local candidate
+    if [[ -n ${SLAB_DET_PYTHON:-} ]]; then
+        usable_python "$SLAB_DET_PYTHON" || fail "SLAB_DET_PYTHON=$SLAB_DET_PYTHON is no working Python 3.11 or 3.12 with the venv module: name one that is, or unset it"
+        echo "$SLAB_DET_PYTHON"
+        return
+    fi
+    for candidate in python3.11 python3.12 python3 python \
+        "${PYENV_ROOT:-$HOME/.pyenv}"/versions/3.1[12]*/bin/python; do
+        if usable_python "$candidate"; then
+            echo "$candidate"
+            return
+        fi
+    done
+    fail "no working Python 3.11 or 3.12 with the venv module was found (python3 is $(python3 -V 2>&1 | head -n 1)): install one, such as the packages python3.11 and python3.11-venv, or name it in SLAB_DET_PYTHON"
+}
+
+make_venv() {
+    local base
+    if [[ -d $VENV && ! -e $VENV/pyvenv.cfg && -n $(ls -A "$VENV") ]]; then
+        fail "$VENV is not empty and no virtual environment: set SLAB_DET_VENV to another folder"
+    fi
+    if [[ -x $PYTHON ]] && "$PYTHON" -m pip --version >/dev/null 2>&1; then
+        usable_python "$PYTHON" || fail "the environment $VENV has $("$PYTHON" -V 2>&1), slab-det needs Python 3.11 or 3.12: remove it, or set SLAB_DET_VENV to another folder"
+        return
+    fi
+    base=$(find_python)
+    if [[ $(free_mib "$VENV") -lt 8000 ]]; then
+        fail "$(free_mib "$VENV") MiB are free at $VENV and the stack takes 8000: free some, or set SLAB_DET_VENV to a place that has them"
+    fi
+    mkdir -p "$VENV" 2>/dev/null || fail "the folder $VENV cannot be made: set SLAB_DET_VENV to a place that you may write to"
+    step venv "Making the virtual environment $VENV with $("$base" -V)" "$base" -m venv "$VENV"
+}
+
+pip_install() { "$PYTHON" -m pip install "$@"; }
+
+mmcv_works() {  # its operators were built, and for this torch
+    "$PYTHON" -c 'import torch, mmcv.ops as ops; ops.nms(torch.eye(4)[:2], torch.ones(2), 0.5)' >/dev/null 2>&1
+}
+
+check_compiler() {
+    local header
+    command -v "${CXX:-c++}" >/dev/null || fail "no wheel of mmcv for this torch was found and there is no C++ compiler ${CXX:-c++} to build it: install one (such as the package g++), or name a folder that holds a wheel in PIP_FIND_LINKS"
+    header=$("$PYTHON" -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h
+    [[ -e $header ]] || fail "no wheel of mmcv for this torch was found and $header, needed to build it, is missing: install the development files of this Python (such as the package python3-dev)"
+}
+
+build_mmcv() {  # -v: ninja's counts reach the log, for the heartbeat
+    local environment=(MMCV_WITH_OPS=1 CFLAGS=-g0 CXXFLAGS=-g0 "MAX_JOBS=${MAX_JOBS:-$(nproc)}")
+    if ! command -v nvcc >/dev/null && [[ -z ${CUDA_HOME:-} ]]; then
+        environment+=(CUDA_VISIBLE_DEVICES= FORCE_CUDA=0)  # CUDA operators need nvcc
+    fi
+    env "${environment[@]}" "$PYTHON" -m pip install -v --no-build-isolation --no-binary=mmcv \
+        -r "$ROOT/requirements/mmcv.txt" "$@"
+}
+
+install_mmcv() {
+    if mmcv_works; then return; fi
+    if may_fail=1 step mmcv_wheel "Looking for a wheel of mmcv for this torch" \
+        pip_install --only-binary=mmcv -r "$ROOT/requirements/mmcv.txt"; then
+        if mmcv_works; then return; fi
+        echo "    it was built for another torch"
+        step mmcv_remove "Removing it" "$PYTHON" -m pip uninstall -y mmcv
+    else
+        echo "    none found"
+    fi
+    check_compiler
+    step mmcv_build "Building mmcv's operators from source (about 9 minutes on 2 CPUs)" build_mmcv
+    if mmcv_works; then return; fi
+    # pip keeps what it built, maybe without operators or for another torch.
+    step mmcv_rebuild "Building them again, pip's cache held others" \
+        build_mmcv --no-cache-dir --force-reinstall --no-deps
+    mmcv_works || fail "mmcv was built but its operators cannot be imported: details in $LOGS/mmcv_rebuild.log"
+}
+
+digest() {  # of all that decides what is installed
+    (cd "$ROOT" && echo "$ROOT" && cat requirements/*.txt setup.py slab_det/version.py) | sha256sum
+}
+
+# install_once GROUP COMMAND: runs the command unless it has run for what digest sees.
+install_once() {
+    local stamp=$VENV/.slab_det_$1
+    if [[ -e $stamp && $(cat "$stamp") == "$(digest)" ]]; then return; fi
+    rm -f "$stamp"
+    "$2"
+    digest >"$stamp"
+}
+
+install_stack() {
+    step torch "Installing torch and torchvision (about 5 GB)" \
+        pip_install -r "$ROOT/requirements/torch.txt" -r "$ROOT/requirements/build.txt"
+    install_mmcv
+    step stack "Installing mmengine, mmdet and timm" pip_install -r "$ROOT/requirements/stack.txt"
+    step slab_det "Installing slab-det from $ROOT" pip_install --no-build-isolation -e "$ROOT"
+}
+
+install_test_tools() {
+    # openmim's dependencies take setuptools below what building needs, hence build.txt again.
+    step test_tools "Installing pytest and openmim" \
+        pip_install -r "$ROOT/requirements/tests.txt" -r "$ROOT/requirements/mim.txt"
+    step setuptools "Restoring setuptools" pip_install -r "$ROOT/requirements/build.txt"
+}
+
+make_venv
+install_once stack install_stack
+echo "==> Using $("$PYTHON" -V) in $VENV"
