@@ -46,8 +46,10 @@ class TokenBatchNorm(nn.BatchNorm1d):
             return torch.addcmul(bias - mean * inverse, x, inverse)
         if x.shape[0] > 1:
             momentum = self._next_momentum()
-            # F.batch_norm leaves the statistics alone when it is given none.
-            stats = (None, None) if momentum is None else (self.running_mean, self.running_var)
+            stats = self.running_mean, self.running_var
+            if momentum is None:
+                # Copies, not None: torch checks that both passes of a checkpoint save alike.
+                stats = tuple(stat.clone() for stat in stats)
             return F.batch_norm(x, *stats, weight, bias, True, momentum or 0.0, self.eps)
         self._warn_single_token()
         return F.batch_norm(x, self.running_mean, self.running_var, weight, bias, False, 0.0,
