@@ -1,0 +1,362 @@
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.registry import HOOKS
+from torch.utils.checkpoint import checkpoint
+
+from slab_det.hooks import PRepBNHook
+from slab_det.layers import set_ratio
+
+from .tiny import PlainModel, TinyModel
+
+EPOCH = 4  # iterations of an epoch: 8 samples in batches of 2
+
+
+def line(end, length, begin=0, start=1.0, stop=0.0):
+    """The linear schedule, by its formula."""
+    return [start + (stop - start) * min(max((t - begin) / (end - begin), 0), 1)
+            for t in range(length)]
+
+
+def ratios(runner):
+    """The ratio of every training forward pass; both norms must agree."""
+    pairs = runner.model.seen['loss']
+    assert all(a == b for a, b in pairs)
+    return [a for a, _ in pairs]
+
+
+def scalars(runner, key='prepbn_ratio'):
+    path = Path(runner.work_dir) / runner.timestamp / 'vis_data' / 'scalars.json'
+    records = [json.loads(row) for row in path.read_text().splitlines()]
+    return [record[key] for record in records if key in record]
+
+
+def test_registered_for_mmengine_and_mmdet():
+    from mmdet.registry import HOOKS as MMDET_HOOKS
+    assert HOOKS.get('PRepBNHook') is MMDET_HOOKS.get('PRepBNHook') is PRepBNHook
+
+
+@pytest.mark.parametrize('arguments, expected', [
+    (dict(), line(0.8 * 16, 16)),
+    (dict(end=1.0), line(16, 16)),
+    (dict(begin=0.25, end=0.5), line(8, 16, begin=4)),
+    (dict(begin=1, end=3), line(12, 16, begin=4)),
+    (dict(begin=3, end=13, by_epoch=False), line(13, 16, begin=3)),
+    (dict(begin=2, end=0.5, by_epoch=False), line(8, 16, begin=2)),
+    (dict(end=2, start_ratio=0.75, end_ratio=0.25), line(8, 16, start=0.75, stop=0.25)),
+    (dict(end=2, schedule='cosine'),
+     [0.5 * (1 + math.cos(math.pi * min(t, 8) / 8)) for t in range(16)]),
+    (dict(end=2, schedule='step', num_steps=2), [1.0] * 4 + [0.5] * 4 + [0.0] * 8),
+])
+@pytest.mark.parametrize('by_epoch', [True, False])
+def test_ratio_of_every_iteration(make_runner, arguments, expected, by_epoch):
+    runner = make_runner([PRepBNHook(**arguments)], by_epoch=by_epoch, length=4 if by_epoch else 16)
+    runner.train()
+    assert ratios(runner) == pytest.approx(expected, abs=1e-6)
+    assert scalars(runner) == pytest.approx(expected, abs=1e-6)
+
+
+def test_starts_from_the_ratio_in_the_model(make_runner):
+    model = TinyModel()
+    set_ratio(model, 0.5)
+    runner = make_runner([PRepBNHook(end=2)], model)
+    runner.train()
+    assert ratios(runner) == pytest.approx(line(8, 16, start=0.5), abs=1e-6)
+
+
+def test_starts_from_the_ratio_in_a_loaded_checkpoint(make_runner):
+    first = make_runner([PRepBNHook(end=4)], length=2, checkpoint=dict(interval=1))
+    first.train()
+    reached = ratios(first)[-1]
+    assert reached == pytest.approx(1 - 7 / 16)
+    second = make_runner([PRepBNHook(end=4)], load_from=f'{first.work_dir}/epoch_2.pth')
+    second.train()
+    assert ratios(second) == pytest.approx(line(16, 16, start=reached), abs=1e-6)
+
+
+def test_a_finished_model_stays_finished(make_runner):
+    model = TinyModel()
+    set_ratio(model, 0.0)
+    runner = make_runner([PRepBNHook()], model, length=1)
+    runner.train()
+    assert ratios(runner) == [0.0] * EPOCH
+
+
+def test_gradient_accumulation_does_not_slow_it(make_runner):
+    runner = make_runner([PRepBNHook(end=1.0)], optim=dict(accumulative_counts=4))
+    runner.train()
+    assert ratios(runner) == pytest.approx(line(16, 16), abs=1e-6)
+
+
+class Checkpointed(TinyModel):
+    """Runs its forward pass twice, as activation checkpointing does."""
+
+    def forward(self, inputs, index=None, mode='tensor'):
+        if mode != 'loss':
+            return super().forward(inputs, index, mode)
+        x = torch.stack(inputs).requires_grad_()
+        run = super().forward
+        return dict(loss=checkpoint(lambda x: run(list(x), None, 'loss')['loss'], x,
+                                    use_reentrant=False))
+
+
+def test_activation_checkpointing_does_not_hasten_it(make_runner):
+    runner = make_runner([PRepBNHook(end=1.0)], Checkpointed())
+    runner.train()
+    assert ratios(runner)[::2] == ratios(runner)[1::2]
+    assert ratios(runner)[::2] == pytest.approx(line(16, 16), abs=1e-6)
+
+
+@pytest.mark.parametrize('by_epoch, length', [(True, 4), (False, 16)])
+def test_validation_measures_the_network_as_it_is(make_runner, by_epoch, length):
+    runner = make_runner([PRepBNHook(end=1.0)], by_epoch=by_epoch, length=length, validate=True,
+                         val_interval=1 if by_epoch else EPOCH)
+    runner.train()
+    assert ratios(runner) == pytest.approx(line(16, 16), abs=1e-6)
+    seen = [a for a, _ in runner.model.seen['predict']]
+    assert seen == pytest.approx([1 - t / 16 for t in (3, 3, 7, 7, 11, 11, 15, 15)])
+
+
+@pytest.mark.parametrize('by_epoch, length, config, name', [
+    (True, 4, dict(interval=1), 'epoch_2.pth'),
+    (True, 4, dict(interval=1, by_epoch=False), 'iter_8.pth'),
+    (False, 16, dict(interval=5, by_epoch=False), 'iter_5.pth'),
+])
+def test_resumed_run_goes_on_along_the_same_line(make_runner, by_epoch, length, config, name):
+    model = TinyModel()
+    set_ratio(model, 0.75)
+    whole = make_runner([PRepBNHook(end=1.0)], model, by_epoch=by_epoch, length=length,
+                        checkpoint=config)
+    whole.train()
+    # The model of the resumed run is new: its ratio of 1 must not become the start.
+    rest = make_runner([PRepBNHook(end=1.0)], by_epoch=by_epoch, length=length, resume=True,
+                       load_from=f'{whole.work_dir}/{name}')
+    rest.train()
+    assert ratios(whole) == pytest.approx(line(16, 16, start=0.75), abs=1e-6)
+    done = 5 if name == 'iter_5.pth' else 8
+    assert ratios(rest)[:16 - done] == ratios(whole)[done:]
+
+
+def test_resuming_twice_keeps_the_start(make_runner):
+    arguments = dict(by_epoch=False, length=16, checkpoint=dict(interval=5, by_epoch=False))
+    first = make_runner([PRepBNHook(end=1.0)], **arguments)
+    first.train()
+    second = make_runner([PRepBNHook(end=1.0)], resume=True,
+                         load_from=f'{first.work_dir}/iter_5.pth', **arguments)
+    second.train()
+    third = make_runner([PRepBNHook(end=1.0)], resume=True,
+                        load_from=f'{second.work_dir}/iter_10.pth', **arguments)
+    third.train()
+    assert ratios(third) == ratios(first)[10:]
+
+
+def test_resuming_without_a_known_start_asks_for_it(make_runner):
+    arguments = dict(by_epoch=False, length=16)
+    first = make_runner([], checkpoint=dict(interval=5, by_epoch=False), **arguments)
+    first.train()
+    resumed = dict(resume=True, load_from=f'{first.work_dir}/iter_5.pth', **arguments)
+    with pytest.raises(ValueError, match='start_ratio=None.*set start_ratio'):
+        make_runner([PRepBNHook()], **resumed).train()
+    runner = make_runner([PRepBNHook(start_ratio=1.0, end=1.0)], **resumed)
+    runner.train()
+    assert ratios(runner) == pytest.approx(line(16, 16)[5:], abs=1e-6)
+
+
+@pytest.mark.parametrize('update_buffers', [True, False])
+def test_averaged_model_takes_the_current_ratio(make_runner, update_buffers):
+    ema = dict(type='EMAHook', momentum=0.1, update_buffers=update_buffers)
+    runner = make_runner([ema, PRepBNHook(end=1.0)], validate=True, checkpoint=dict(interval=1))
+    runner.train()
+    current = [1 - t / 16 for t in (3, 3, 7, 7, 11, 11, 15, 15)]
+    assert [a for a, _ in runner.model.seen['predict']] == pytest.approx(current)
+    assert ratios(runner) == pytest.approx(line(16, 16), abs=1e-6)
+    for epoch in (1, 2, 3, 4):
+        saved = torch.load(f'{runner.work_dir}/epoch_{epoch}.pth', weights_only=True)
+        ratio = 1 - (EPOCH * epoch - 1) / 16
+        assert float(saved['state_dict']['norm1.ratio']) == pytest.approx(ratio)
+        assert float(saved['ema_state_dict']['module.norm1.ratio']) == pytest.approx(ratio)
+        # The weights are averages all the same.
+        assert not torch.equal(saved['state_dict']['last.weight'],
+                               saved['ema_state_dict']['module.last.weight'])
+        assert torch.equal(
+            saved['state_dict']['norm1.repbn.bn.running_mean'],
+            saved['ema_state_dict']['module.norm1.repbn.bn.running_mean']) is not update_buffers
+
+
+def test_averaged_model_validates_in_the_right_mode(make_runner):
+    """At ratio 0 the swapped-in model must have left the LayerNorm branch."""
+    ema = dict(type='EMAHook', momentum=0.1, update_buffers=True)
+    runner = make_runner([ema, PRepBNHook(end=1)], validate=True, length=2)
+    runner.train()
+    assert runner.model.seen['predict'][-1] == (0.0, 0.0)
+    assert runner.model.phase == ('repbn', 'repbn')
+
+
+def test_test_follows_the_loaded_ratio(make_runner):
+    runner = make_runner([PRepBNHook()], validate=True)
+    runner.val_loop  # builds the loop before the buffers change
+    runner.model.norm1.ratio.fill_(0.0)
+    runner.model.norm2.ratio.fill_(0.0)
+    runner.val()
+    assert runner.model.phase == ('repbn', 'repbn')
+
+
+def test_model_without_prepbn_fails_unless_allowed(make_runner):
+    with pytest.raises(ValueError, match='no PRepBN in PlainModel.*allow_missing=True'):
+        make_runner([PRepBNHook()], PlainModel()).train()
+    make_runner([PRepBNHook(allow_missing=True)], PlainModel(), length=1).train()
+
+
+def test_norms_that_disagree_need_a_start(make_runner):
+    model = TinyModel()
+    model.norm1.set_ratio(0.5)
+    with pytest.raises(ValueError, match='different ratios, 0.5 to 1: set start_ratio'):
+        make_runner([PRepBNHook()], model).train()
+
+
+@pytest.mark.parametrize('arguments, message', [
+    (dict(schedule='exp'), "schedule='exp'.*linear, cosine, step"),
+    (dict(start_ratio=1.5), 'start_ratio=1.5.*from 0 to 1'),
+    (dict(end_ratio=-0.1), 'end_ratio=-0.1.*from 0 to 1'),
+    (dict(end_ratio=None), 'end_ratio=None.*from 0 to 1'),
+    (dict(start_ratio=math.nan), 'start_ratio=nan'),
+    (dict(begin=5, end=3), 'end=3 does not lie after begin=5.*raise end or lower begin'),
+    (dict(begin=0.5, end=0.5), 'end=0.5 does not lie after begin=0.5'),
+    (dict(begin=-1), 'begin=-1 is negative'),
+    (dict(end=9.5), 'end=9.5.*fraction.*whole number'),
+    (dict(end='late'), "end='late'"),
+    (dict(end=True), 'end=True'),
+    (dict(num_steps=0), 'num_steps=0'),
+    (dict(check_interval=-1), 'check_interval=-1'),
+])
+def test_bad_arguments_are_named(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        PRepBNHook(**arguments)
+
+
+def test_end_before_begin_in_different_words_fails_when_training_begins(make_runner):
+    with pytest.raises(ValueError, match=r'end=0.5 \(iteration 8\).*begin=3 \(iteration 12\)'):
+        make_runner([PRepBNHook(begin=3, end=0.5)]).train()
+
+
+def test_fraction_needs_a_training_length(make_runner):
+    runner = make_runner([PRepBNHook()])
+    runner.train_loop._max_iters = None
+    runner.call_hook('before_run')
+    with pytest.raises(ValueError, match='end=0.8 is a fraction.*max_iters=None.*train_cfg'):
+        runner.call_hook('before_train')
+
+
+@pytest.fixture
+def warnings_of(monkeypatch):
+    """Train and return the warnings of the hook."""
+
+    def run(runner):
+        messages = []
+        monkeypatch.setattr(runner.logger, 'warning', messages.append)
+        runner.train()
+        return [message for message in messages if message.startswith('PRepBNHook')]
+
+    return run
+
+
+class TurnsNaN(TinyModel):
+
+    def forward(self, inputs, index=None, mode='tensor'):
+        out = super().forward(inputs, index, mode)
+        if mode == 'loss' and len(self.seen['loss']) > 5:
+            out['loss'] = out['loss'] * math.nan
+        return out
+
+
+def test_nan_loss_warns_once_and_says_what_to_change(make_runner, warnings_of):
+    message, = warnings_of(make_runner([PRepBNHook(end=1)], TurnsNaN()))
+    assert 'loss is nan at iteration 5 with the ratio at 0:' in message
+    assert 'end=0.8' in message and 'from iteration 0 to 4' in message
+
+
+class RunsAway(TinyModel):
+
+    def forward(self, inputs, index=None, mode='tensor'):
+        self.scale = 3.0 ** len(self.seen['loss'])
+        out = super().forward(inputs, index, mode)
+        return dict(loss=out['loss'] * 0)  # nothing but the variance goes wrong
+
+
+def test_running_variance_that_grows_without_bound_warns_once(make_runner, warnings_of):
+    message, = warnings_of(make_runner([PRepBNHook(check_interval=2)], RunsAway()))
+    assert 'running variance of norm1' in message and 'end=0.8' in message
+    assert warnings_of(make_runner([PRepBNHook(check_interval=0)], RunsAway())) == []
+
+
+def test_quiet_training_does_not_warn(make_runner, warnings_of):
+    scheduler = dict(type='LinearLR', start_factor=0.1, begin=0, end=4, by_epoch=False)
+    runner = make_runner([PRepBNHook(check_interval=1)], param_scheduler=[scheduler])
+    assert warnings_of(runner) == []
+
+
+@pytest.mark.parametrize('scheduler', [
+    dict(type='LinearLR', start_factor=0.1, begin=0, end=9, by_epoch=False),
+    dict(type='LinearLR', start_factor=0.1, begin=0, end=3, by_epoch=True),
+    dict(type='LinearLR', start_factor=0.1, begin=0, end=3, by_epoch=True,
+         convert_to_iter_based=True),
+    dict(type='ConstantLR', factor=0.1, begin=0, end=9, by_epoch=False),
+    dict(type='mmdet.QuadraticWarmupLR', begin=0, end=9, by_epoch=False),
+])
+def test_schedule_shorter_than_warmup_warns(make_runner, warnings_of, scheduler):
+    message, = warnings_of(make_runner([PRepBNHook(end=2)], param_scheduler=[scheduler]))
+    assert 'arrives at iteration 8, before the learning rate has warmed up at' in message
+
+
+def test_schedule_longer_than_training_warns(make_runner, warnings_of):
+    message, = warnings_of(make_runner([PRepBNHook(end=8)]))
+    assert 'end=8 lies at iteration 32 but training ends at 16' in message
+    assert f'{1 - 15 / 32:.3g} and not 0' in message
+
+
+class Wrapper(torch.nn.Module):
+    """Looks like DistributedDataParallel to mmengine."""
+
+    def __init__(self, module):
+        super().__init__()
+        self.module = module
+
+    def train_step(self, *args, **kwargs):
+        return self.module.train_step(*args, **kwargs)
+
+
+def test_wrapped_model_is_found(make_runner, monkeypatch):
+    from mmengine.model import wrappers
+    from mmengine.registry import MODEL_WRAPPERS
+    monkeypatch.setitem(MODEL_WRAPPERS._module_dict, 'Wrapper', Wrapper)
+    assert wrappers.is_model_wrapper(Wrapper(TinyModel()))
+    runner = make_runner([PRepBNHook(end=1.0)], Wrapper(TinyModel()))
+    runner.train()
+    assert [a for a, _ in runner.model.module.seen['loss']] == pytest.approx(
+        line(16, 16), abs=1e-6)
+
+
+def test_ratio_reaches_every_visualizer_backend(make_runner):
+    class Remember:
+        def __init__(self):
+            self.values = []
+
+        def add_config(self, *args, **kwargs):
+            pass
+
+        def add_scalars(self, tags, step=0, file_path=None):
+            self.values.append((step, tags['prepbn_ratio']))
+
+        def close(self):
+            pass
+
+    runner = make_runner([PRepBNHook(end=1.0)])
+    backends = dict(a=Remember(), b=Remember())
+    runner.visualizer._vis_backends = backends
+    runner.train()
+    for backend in backends.values():
+        assert [step for step, _ in backend.values] == list(range(1, 17))
+        assert [value for _, value in backend.values] == pytest.approx(line(16, 16))
