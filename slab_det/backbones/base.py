@@ -5,10 +5,12 @@ from mmcv.cnn import build_norm_layer
 from mmengine.logging import MMLogger
 from mmengine.model import BaseModule
 from mmengine.runner import CheckpointLoader
+from timm.utils import reparameterize_model
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..checkpoints import convert_state_dict, read_checkpoint, select_state_dict
+from ..layers import set_ratio
 from ..models import FeatureStages
 
 
@@ -68,7 +70,8 @@ class SLABBackbone(BaseModule):
                 norm = build_norm_layer(dict(out_norm_cfg), channels)[1]
             self.add_module(f'norm{i}', norm)
         if deploy:
-            reparameterize_children(net)
+            set_ratio(self, 0.0)
+            reparameterize_model(self, inplace=True)
         self._freeze()
 
     def forward(self, x: Tensor) -> Tuple[Tensor, ...]:
@@ -125,13 +128,6 @@ class SLABBackbone(BaseModule):
     def _freeze(self) -> None:
         for module in self._frozen():
             module.eval().requires_grad_(False)
-
-
-def reparameterize_children(net: nn.Module) -> None:
-    """Call ``reparameterize`` on every module below ``net`` that has it."""
-    for module in list(net.modules())[1:]:
-        if hasattr(module, 'reparameterize'):
-            module.reparameterize()
 
 
 def pick_arch(arch, archs: Mapping[str, Mapping[str, Any]], rename: Mapping[str, str]) -> Dict[str, Any]:

@@ -6,7 +6,8 @@ from torch import Tensor, nn
 
 from ..layers.norm_names import (STEP_COUNTERS, canonical_norm, layer_norm_entries,
                                  repbn_entries, replace_entries)
-from .families import CheckpointError, count_children, detect_family, to_our_names
+from .families import detect_family, to_our_names
+from .family import CheckpointError, count_children
 from .reading import read_checkpoint, select_state_dict
 
 

@@ -7,7 +7,7 @@ from typing import Any, Dict, Mapping, Optional
 import torch
 from torch import Tensor
 
-from .families import CheckpointError
+from .family import CheckpointError
 
 #: Keys under which training scripts nest the weights.
 NESTS = ('state_dict', 'model', 'state_dict_ema', 'model_ema')
