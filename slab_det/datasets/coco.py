@@ -1,0 +1,72 @@
+"""COCO instance annotations of scenes."""
+import json
+import os
+from typing import Any, Dict, List
+
+import numpy as np
+
+from .scenes import THING_CLASSES, Scene
+
+
+def encode_rle(mask: np.ndarray) -> Dict[str, List[int]]:
+    """Run lengths of a mask, in COCO's uncompressed form, which pycocotools and mmdet read.
+
+    Args:
+        mask: bool (H, W).
+
+    Returns:
+        ``{'size': [H, W], 'counts': [...]}``, runs of 0 and 1 in turn, down the columns, starting
+        with the run of 0 (of length 0 where the first pixel is 1).
+    """
+    pixels = np.asarray(mask, bool).ravel(order='F')
+    changes = np.flatnonzero(pixels[1:] != pixels[:-1]) + 1
+    counts = np.diff(np.concatenate(([0], changes, [pixels.size]))).tolist()
+    if pixels[0]:
+        counts.insert(0, 0)
+    return dict(size=[int(n) for n in mask.shape], counts=counts)
+
+
+class InstanceWriter:
+    """Collects the instances of scenes and writes ``annotations/instances_{split}.json``.
+
+    Another kind of annotation is one more class with these two methods, listed in
+    :data:`slab_det.datasets.generator.WRITERS`.
+    """
+
+    def __init__(self, split: str) -> None:
+        self.split = split
+        self.images: List[Dict[str, Any]] = []
+        self.annotations: List[Dict[str, Any]] = []
+
+    def add(self, file_name: str, scene: Scene) -> None:
+        """Add one image with its things: bbox, area and segmentation of the visible part each."""
+        height, width = scene.instances.shape
+        image_id = len(self.images) + 1
+        self.images.append(dict(id=image_id, file_name=file_name, height=height, width=width))
+        for index, label in enumerate(scene.labels, start=1):
+            mask = scene.instances == index
+            rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+            x, y = int(columns[0]), int(rows[0])
+            self.annotations.append(dict(
+                id=len(self.annotations) + 1,
+                image_id=image_id,
+                category_id=label + 1,
+                bbox=[x, y, int(columns[-1]) - x + 1, int(rows[-1]) - y + 1],
+                area=int(mask.sum()),
+                segmentation=encode_rle(mask),
+                iscrowd=0))
+
+    def write(self, folder: str) -> None:
+        """Write the annotations of everything added below ``folder``."""
+        content = dict(
+            info=dict(description=f'slab-det shapes, {self.split}'),
+            licenses=[],
+            images=self.images,
+            annotations=self.annotations,
+            categories=[dict(id=i, name=name, supercategory='shape')
+                        for i, name in enumerate(THING_CLASSES, start=1)])
+        os.makedirs(os.path.join(folder, 'annotations'), exist_ok=True)
+        path = os.path.join(folder, 'annotations', f'instances_{self.split}.json')
+        with open(path, 'w', encoding='utf-8', newline='\n') as file:
+            json.dump(content, file, separators=(',', ':'))
+            file.write('\n')

@@ -1,0 +1,42 @@
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+PATH = Path(__file__).parents[2] / 'tools' / 'make_dataset.py'
+SMALL = ['--train', '2', '--val', '1', '--size', '64', '80']
+
+
+@pytest.fixture(scope='module')
+def tool():
+    spec = importlib.util.spec_from_file_location('make_dataset', PATH)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_makes_the_set_and_says_so_when_it_is_there(tool, tmp_path, capsys):
+    out = str(tmp_path / 'shapes')
+    assert tool.main([out, *SMALL]) == 0
+    assert '2 training and 1 validation images made' in capsys.readouterr().out
+    assert len(list((tmp_path / 'shapes' / 'train').iterdir())) == 2
+    assert tool.main([out, *SMALL]) == 0
+    assert 'already there' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('wrong, message', [
+    (['--train', '0'], 'num_train: got 0'),
+    (['--size', '8', '80'], 'size: got (8, 80)'),
+])
+def test_bad_arguments_end_with_one_sentence(tool, tmp_path, capsys, wrong, message):
+    assert tool.main([str(tmp_path / 'shapes'), *SMALL, *wrong]) == 1
+    error = capsys.readouterr().err
+    assert message in error and error.count('\n') == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_foreign_folder_is_refused(tool, tmp_path, capsys):
+    (tmp_path / 'mine.txt').write_text('mine')
+    assert tool.main([str(tmp_path), *SMALL]) == 1
+    assert 'did not make' in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ['mine.txt']
