@@ -7,6 +7,7 @@ modules under other distribution names.
 import importlib
 import importlib.util
 import pickle
+import warnings
 from typing import Any, Callable, Optional
 
 MM_PACKAGES = ('mmengine', 'mmcv', 'mmdet')
@@ -94,7 +95,10 @@ def _history_statistic(owner: Any, name: str) -> Callable:
 
 
 def _version(name: str) -> str:
-    module = importlib.import_module(name)
+    with warnings.catch_warnings():
+        # mmengine's use of pkg_resources is no news for the user.
+        warnings.filterwarnings('ignore', message='pkg_resources is deprecated')
+        module = importlib.import_module(name)
     version: Optional[str] = getattr(module, '__version__', None)
     if version is None:
         raise ImportError(

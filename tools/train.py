@@ -2,8 +2,8 @@
 
 import argparse
 
-from slab_det.cli import (InputError, add_runner_arguments, check_amp, check_data, check_fit, check_model,
-                          check_resume, choose_work_dir, load_config, prepare_launcher, run)
+from slab_det.cli import (InputError, add_runner_arguments, check_amp, check_data, check_fit, check_hooks,
+                          check_model, check_resume, choose_work_dir, load_config, prepare_launcher, run)
 
 
 def parse_args() -> argparse.Namespace:
@@ -39,6 +39,7 @@ def main(args: argparse.Namespace) -> None:
 
     choose_work_dir(cfg, args.config, args.work_dir)
     check_data(cfg, ('train', 'val'))
+    check_hooks(cfg, args.config)
     model = check_model(cfg, args.config)
     if cfg.get('resume'):
         check_resume(cfg, model)

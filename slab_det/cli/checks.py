@@ -71,6 +71,19 @@ def check_model(cfg, config: str):
         raise InputError(f'the model of {config} cannot be built: {one_line(error)}') from error
 
 
+def check_hooks(cfg, config: str) -> None:
+    """Builds the ``custom_hooks`` of ``cfg`` once; raises InputError where one cannot be built."""
+    from mmengine.registry import HOOKS
+    for hook in cfg.get('custom_hooks') or []:
+        arguments = {key: value for key, value in hook.items() if key != 'priority'}
+        try:
+            with HOOKS.switch_scope_and_registry(cfg.get('default_scope', 'mmdet')) as registry:
+                registry.build(arguments)
+        except Exception as error:  # whatever a hook raises about its arguments
+            raise InputError(f"the custom_hooks' {hook.get('type')} in {config} cannot be built: "
+                             f'{one_line(error)}') from error
+
+
 def check_data(cfg, phases: Sequence[str]) -> None:
     """Checks data roots, annotation files and image folders of the phases' data sets and evaluators.
 
