@@ -1,0 +1,154 @@
+import copy
+
+import pytest
+import timm
+import torch
+from timm.utils import reparameterize_model
+
+from slab_det.checkpoints import convert_state_dict
+from slab_det.layers import PRepBN, RepBN, prepbn_modules, set_ratio
+from slab_det.models import SwinTransformer
+from tests import golden
+
+SMALL = dict(embed_dim=16, depths=(2, 2), num_heads=(2, 4), num_classes=5, drop_path_rate=0.0)
+
+
+def load_golden(name, model, ratio=0.0):
+    file = golden.load(name)
+    weights, _ = convert_state_dict(golden.published_state_dict(file, ratio), model.state_dict())
+    model.load_state_dict(weights)
+    return file
+
+
+def settle(model, seed=0):
+    """Give every norm statistics, affine parameters and an eta of its own; some folded scales
+    come out near 0."""
+    generator = torch.Generator().manual_seed(seed)
+    for norm in model.modules():
+        if isinstance(norm, RepBN):
+            norm.bn.running_mean.normal_(generator=generator)
+            norm.bn.running_var.uniform_(0.3, 3, generator=generator)
+            norm.bn.weight.data.normal_(generator=generator)
+            norm.bn.bias.data.normal_(generator=generator)
+            norm.eta.data.normal_(generator=generator)
+            scale = norm.bn.weight.data / (norm.bn.running_var + norm.bn.eps).sqrt()
+            norm.bn.weight.data[0] *= -(norm.eta.data[0] + 1e-9) / scale[0]
+    set_ratio(model, 0)
+    return model.eval()
+
+
+@pytest.mark.parametrize('file, name', [('slab_swin_t', 'slab_swin_tiny'), ('swin_t_prepbn', 'swin_tiny_prepbn')])
+def test_published_features_and_logits(file, name):
+    model = timm.create_model(name, drop_path_rate=0.0).eval()
+    data = load_golden(file, model)
+    with torch.no_grad():
+        stages = [tokens for tokens, _, _ in model.forward_stages(golden.images())]
+        logits = model(golden.images())
+    assert golden.worst_error(data, 'eval/224x224', stages) < golden.TOLERANCE
+    assert golden.error(data, 'eval/224x224/logits/0', logits) < golden.TOLERANCE
+
+
+def test_published_training_blend_and_its_statistics():
+    model = timm.create_model('slab_swin_tiny', drop_path_rate=0.0).train()
+    data = load_golden('slab_swin_t', model, ratio=0.5)
+    assert {float(norm.ratio) for norm in prepbn_modules(model)} == {0.5}
+    with torch.no_grad():
+        stages = [tokens for tokens, _, _ in model.forward_stages(golden.images())]
+        model.norm(stages[-1])
+    assert golden.worst_error(data, 'train_ratio0.5/224x224', stages) < golden.TOLERANCE
+    first, last = (norm.repbn.bn for norm in (model.patch_embed.norm, model.norm))
+    statistics = (first.running_mean, first.running_var, last.running_mean, last.running_var)
+    assert golden.worst_error(data, 'train_ratio0.5/bn_first_last', statistics) < golden.TOLERANCE
+
+
+@pytest.mark.parametrize('arch, embed_dim, depths', [('tiny', 96, (2, 2, 6, 2)), ('small', 96, (2, 2, 18, 2)), ('base', 128, (2, 2, 18, 2))])
+@pytest.mark.parametrize('pattern, kinds', [('slab_swin_{}', 'LLSS'), ('swin_{}_prepbn', 'SSSS')])
+def test_registered_sizes(arch, embed_dim, depths, pattern, kinds):
+    with torch.device('meta'):
+        model = timm.create_model(pattern.format(arch))
+    assert model.patch_embed.proj.out_channels == embed_dim
+    assert tuple(len(stage.blocks) for stage in model.layers) == depths
+    linear = [hasattr(stage.blocks[0].attn, 'positional_encoding') for stage in model.layers]
+    assert linear == [kind == 'L' for kind in kinds]
+    windows = [stage.blocks[0].window for stage in model.layers]
+    assert windows == ([56, 28, 7, 7] if kinds == 'LLSS' else [7] * 4)
+
+
+@pytest.mark.parametrize('kinds', ['LS', 'SL'])
+@pytest.mark.parametrize('size', [(4, 4), (30, 61), (64, 64), (120, 37)])
+@pytest.mark.parametrize('seed', range(2))
+def test_reparameterized_network_is_exact_at_any_size(kinds, size, seed):
+    torch.manual_seed(seed)
+    model = settle(SwinTransformer(attn_types=kinds, window_sizes=(7, 4), **SMALL).double(), seed)
+    deployed = reparameterize_model(model)
+    assert not any(isinstance(module, (PRepBN, RepBN)) for module in deployed.modules())
+    x = torch.randn(2, 3, *size, dtype=torch.float64)
+    with torch.no_grad():
+        for (expected, *_), (out, *_) in zip(model.forward_stages(x), deployed.forward_stages(x)):
+            assert (out - expected).abs().max() < 1e-9 * expected.abs().max()
+        torch.testing.assert_close(deployed(x), model(x), rtol=1e-6, atol=1e-6)
+
+
+def test_reparameterizing_twice_changes_nothing():
+    model = settle(SwinTransformer(attn_types='LS', window_sizes=(7, 4), **SMALL))
+    once = reparameterize_model(model)
+    twice = reparameterize_model(once)
+    assert once.state_dict().keys() == twice.state_dict().keys()
+    for name, value in once.state_dict().items():
+        assert torch.equal(value, twice.state_dict()[name])
+
+
+def test_features_only_returns_the_stages():
+    model = timm.create_model('slab_swin_tiny', features_only=True, out_indices=(1, 3), embed_dim=16,
+                              num_heads=(1, 2, 4, 8), depths=(1, 1, 1, 1))
+    assert model.feature_info.channels() == [32, 128]
+    assert model.feature_info.reduction() == [8, 32]
+    maps = model(torch.randn(2, 3, 64, 96))
+    assert [tuple(m.shape) for m in maps] == [(2, 32, 8, 12), (2, 128, 2, 3)]
+
+
+def test_classifier_is_replaced_and_features_are_channels_last():
+    model = SwinTransformer(attn_types='LS', window_sizes=(7, 4), **SMALL).eval()
+    x = torch.randn(1, 3, 32, 32)
+    assert model(x).shape == (1, 5)
+    model.reset_classifier(7)
+    assert model(x).shape == (1, 7)
+    assert model.get_classifier().out_features == 7
+    assert model.forward_features(x).shape == (1, 4, 4, 32)
+    pooled = model.forward_features(x).mean((1, 2))
+    torch.testing.assert_close(model(x), model.get_classifier()(pooled))
+
+
+def test_no_weight_decay_names_encodings_and_position_biases():
+    model = SwinTransformer(attn_types='LS', window_sizes=(7, 4), **SMALL)
+    assert model.no_weight_decay() == {
+        f'layers.0.blocks.{i}.attn.positional_encoding' for i in range(2)
+    } | {f'layers.1.blocks.{i}.attn.relative_position_bias_table' for i in range(2)}
+
+
+@pytest.mark.parametrize('training', [True, False])
+def test_gradient_checkpointing_changes_nothing(training):
+    torch.manual_seed(0)
+    model = SwinTransformer(attn_types='LS', window_sizes=(7, 4), **SMALL).train(training)
+    set_ratio(model, 0.5)
+    other = copy.deepcopy(model)
+    other.set_grad_checkpointing()
+    x = torch.randn(2, 3, 36, 44)
+    for network in (model, other):
+        network(x).square().sum().backward()
+    for (name, parameter), twin in zip(model.named_parameters(), other.parameters()):
+        torch.testing.assert_close(twin.grad, parameter.grad, msg=name)
+    for (name, buffer), twin in zip(model.named_buffers(), other.buffers()):
+        assert torch.equal(twin, buffer), name
+
+
+@pytest.mark.parametrize('arguments, message', [
+    (dict(attn_types='LLS'), "attn_types must hold one letter per stage.*4 in all, but got 'LLS'"),
+    (dict(attn_types='LLSX'), "but got 'LLSX'"),
+    (dict(num_heads=(3, 6)), r'num_heads must hold one entry per stage, 4 in all, but got \(3, 6\)'),
+    (dict(window_sizes=(7,)), 'window_sizes must hold one entry per stage'),
+    (dict(norm_layer='GN'), "norm type must be one of .* but got 'GN'"),
+])
+def test_arguments_that_do_not_fit_are_named(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        SwinTransformer(**arguments)
