@@ -1,6 +1,7 @@
 """What all transformers of this package share: stages, feature extraction, the head."""
-from typing import List, Optional, Sequence, Tuple, Union
+from typing import Dict, List, Optional, Sequence, Tuple, Union
 
+from timm.layers import trunc_normal_
 from timm.models._features import feature_take_indices
 import torch
 from torch import Tensor, nn
@@ -48,8 +49,6 @@ class FeatureStages(nn.Module):
             output_fmt: 'NCHW' or 'NHWC'.
             intermediates_only: return the list alone, without the final features.
         """
-        if output_fmt not in ('NCHW', 'NHWC'):
-            raise ValueError(f"output_fmt must be 'NCHW' or 'NHWC', but got {output_fmt!r}.")
         take, last = feature_take_indices(len(self.layers), indices)
         early = stop_early or intermediates_only
         outputs = self.forward_stages(x, last if early else None)
@@ -58,8 +57,7 @@ class FeatureStages(nn.Module):
             tokens, height, width = outputs[i]
             if norm and i == len(self.layers) - 1:
                 tokens = self.norm(tokens)
-            tokens = tokens.unflatten(1, (height, width))
-            maps.append(tokens.permute(0, 3, 1, 2).contiguous() if output_fmt == 'NCHW' else tokens)
+            maps.append(as_map(tokens, height, width, output_fmt))
         if intermediates_only:
             return maps
         tokens, height, width = outputs[-1]
@@ -88,8 +86,28 @@ class FeatureStages(nn.Module):
         self.num_classes = num_classes
         self.head.reset(num_classes, global_pool)
 
+    def grid_sizes(self) -> Dict[str, Tuple[int, int]]:
+        """Return height and width of the positional grids that need not be square, by name."""
+        return {}
+
     @torch.jit.ignore
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute the blocks' activations in the backward pass to save memory."""
         for stage in self.layers:
             stage.grad_checkpointing = enable
+
+
+def as_map(tokens: Tensor, height: int, width: int, output_fmt: str = 'NCHW') -> Tensor:
+    """Return ``tokens: (B, height * width, C)`` as a map in the layout 'NCHW' or 'NHWC'."""
+    if output_fmt not in ('NCHW', 'NHWC'):
+        raise ValueError(f"output_fmt must be 'NCHW' or 'NHWC', but got {output_fmt!r}.")
+    tokens = tokens.unflatten(1, (height, width))
+    return tokens.permute(0, 3, 1, 2).contiguous() if output_fmt == 'NCHW' else tokens
+
+
+def init_linear(module: nn.Module) -> None:
+    """Initialise a linear layer as vision transformers do; for ``nn.Module.apply``."""
+    if isinstance(module, nn.Linear):
+        trunc_normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
