@@ -1,0 +1,14 @@
+# 12 epochs of AdamW. As published: no decay on norms, embeddings of positions and position biases.
+_base_ = 'mmdet::_base_/schedules/schedule_1x.py'
+optim_wrapper = dict(
+    optimizer=dict(
+        _delete_=True, type='AdamW', lr=1e-4, betas=(0.9, 0.999), weight_decay=0.05),
+    # Keys are parts of parameter names. 'norm' holds all of a PRepBN (ln, repbn.bn, repbn.eta).
+    # mmengine's norm_decay_mult would leave eta out, which belongs to no norm class of torch.
+    paramwise_cfg=dict(
+        custom_keys={
+            'norm': dict(decay_mult=0.0),
+            'pos_embed': dict(decay_mult=0.0),
+            'positional_encoding': dict(decay_mult=0.0),
+            'relative_position_bias_table': dict(decay_mult=0.0),
+        }))

@@ -1,0 +1,2 @@
+_base_ = './mask-rcnn_swin-s-prepbn_fpn_ms-crop-3x_coco.py'
+optim_wrapper = dict(type='AmpOptimWrapper')

@@ -1,0 +1,2 @@
+_base_ = './mask-rcnn_slab-swin-t_fpn_ms-crop-3x_coco.py'
+model = dict(backbone=dict(attn_types='SSSS'))
