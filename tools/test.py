@@ -36,8 +36,11 @@ def draw_predictions(cfg, args: argparse.Namespace) -> None:
         hook.test_out_dir = args.show_dir
 
 
-def test_with_augmentation(cfg) -> None:
+def test_with_augmentation(cfg, model) -> None:
     """Wraps model and pipeline for test-time augmentation; horizontal flips unless the config says else."""
+    if getattr(model, 'with_mask', False):
+        raise InputError(f'--tta: mmdet averages boxes only, and the {type(model).__name__} of this config also '
+                         'predicts masks: leave --tta out')
     if cfg.get('tta_model') is None:
         cfg.tta_model = dict(
             type='DetTTAModel', tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100))
@@ -62,9 +65,11 @@ def main(args: argparse.Namespace) -> None:
         draw_predictions(cfg, args)
     choose_work_dir(cfg, args.config, args.work_dir)
     check_data(cfg, ('test', ))
-    check_fit(args.checkpoint, check_model(cfg, args.config), 'checkpoint')
+    model = check_model(cfg, args.config)
+    check_fit(args.checkpoint, model, 'checkpoint')
     if args.tta:
-        test_with_augmentation(cfg)
+        test_with_augmentation(cfg, model)
+    del model
     prepare_launcher(cfg, args.launcher, args.local_rank)
 
     from mmdet.evaluation import DumpDetResults

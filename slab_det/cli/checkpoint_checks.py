@@ -63,23 +63,23 @@ def check_fit(path: str, model, argument: str, whole: bool = True) -> None:
     if not isinstance(weights, dict) or not weights:
         raise InputError(f'{argument} {path} holds no state_dict: give a checkpoint of this model')
     weights = {key.removeprefix('module.'): value for key, value in weights.items()}
-    parameters = [name for name, _ in model.named_parameters()]
+    faults = {}
     try:
-        absent = set(model.load_state_dict(weights, strict=False).missing_keys)
-        wrong: list[str] = []
+        missing = model.load_state_dict(weights, strict=False).missing_keys
     except RuntimeError as error:  # torch lists the sizes that differ, one a line
-        wrong = [line.strip() for line in str(error).splitlines() if 'size mismatch' in line]
-        absent = set()
-        if not wrong:
+        lines = [line.strip().rstrip('.') for line in str(error).splitlines() if 'size mismatch for ' in line]
+        faults = {line.split('size mismatch for ')[1].split(':')[0]: line for line in lines}
+        if not faults:
             raise InputError(f'{argument} {path} does not fit the model: {one_line(error)}') from error
-    if whole:
-        faults = wrong or [f'no {name}' for name in parameters if name in absent]
-    else:
-        ours = [name for name in parameters if name.startswith('backbone.')]
-        faults = [f'no {name}' for name in ours] if ours and absent.issuperset(ours) else []
-    if faults:
-        raise InputError(f'{argument} {path} is a checkpoint of another model: {faults[0].rstrip(".")} '
-                         f'({len(faults)} such faults); give one that was trained with this config')
+        rest = {key: value for key, value in weights.items() if key not in faults}
+        missing = model.load_state_dict(rest, strict=False).missing_keys
+    for name in missing:
+        faults.setdefault(name, f'no {name}')
+    parameters = [name for name, _ in model.named_parameters() if whole or name.startswith('backbone.')]
+    wrong = [faults[name] for name in parameters if name in faults]
+    if wrong and (whole or len(wrong) == len(parameters)):
+        raise InputError(f'{argument} {path} is a checkpoint of another model: {wrong[0]} ({len(wrong)} such '
+                         'faults); give one that was trained with this config')
 
 
 def check_resume(cfg, model) -> None:
