@@ -36,8 +36,8 @@ def simplified_linear_attention(
             such a map.
         num_heads: heads that C divides into.
         dwc_weight: ``(C / num_heads, 1, K, K)``, one kernel per channel of a head, shared by
-            all heads.
-        dwc_bias: ``(C / num_heads,)`` or None.
+            all heads, or ``(C, 1, K, K)``, one per channel.
+        dwc_bias: one entry per kernel, or None.
         eps: keeps the quotient finite where a query is zero.
 
     Returns:
@@ -56,7 +56,7 @@ def simplified_linear_attention(
         weight = dwc_weight.to(v.dtype)
         bias = None if dwc_bias is None else dwc_bias.to(v.dtype)
         out = relu_linear_attention(q, k, v, num_heads, eps)
-        return (out + depthwise_over_heads(v, height, width, num_heads, weight, bias)).to(dtype)
+        return (out + depthwise_over_heads(v, height, width, weight, bias)).to(dtype)
 
 
 def relu_linear_attention(q: Tensor, k: Tensor, v: Tensor, num_heads: int, eps: float) -> Tensor:
@@ -68,17 +68,18 @@ def relu_linear_attention(q: Tensor, k: Tensor, v: Tensor, num_heads: int, eps: 
     return out.transpose(1, 2).reshape(batch, tokens, channels)
 
 
-def depthwise_over_heads(v: Tensor, height: int, width: int, num_heads: int, weight: Tensor,
+def depthwise_over_heads(v: Tensor, height: int, width: int, weight: Tensor,
                          bias: Optional[Tensor]) -> Tensor:
-    """Convolve ``v: (B, height * width, C)`` depth-wise with one kernel per channel of a head.
+    """Convolve ``v: (B, height * width, C)`` depth-wise with ``weight: (D, 1, K, K)``, repeated
+    ``C / D`` times where the kernels are one per channel of a head.
 
-    Tokens are a channels-last image, so that nothing is transposed; the kernels are repeated
-    for every head.
+    Tokens are a channels-last image, so that nothing is transposed.
     """
     batch, _, channels = v.shape
     image = v.contiguous().view(batch, height, width, channels).permute(0, 3, 1, 2)
-    bias = None if bias is None else bias.repeat(num_heads)
-    out = F.conv2d(image, weight.repeat(num_heads, 1, 1, 1), bias, padding=weight.shape[-1] // 2,
+    times = channels // weight.shape[0]
+    bias = None if bias is None else bias.repeat(times)
+    out = F.conv2d(image, weight.repeat(times, 1, 1, 1), bias, padding=weight.shape[-1] // 2,
                    groups=channels)
     return out.permute(0, 2, 3, 1).reshape(batch, height * width, channels)
 
