@@ -30,8 +30,9 @@ class SLABBackbone(BaseModule):
         norm_eval: keep the statistics of every BatchNorm as they are while training.
         with_cp: recompute the blocks' activations in the backward pass to save memory.
         deploy: build the re-parameterized network, whose norms are folded.
-        init_cfg: ``dict(type='Pretrained', checkpoint=FILE, prefix=None)`` loads weights of any
-            known origin, see :mod:`slab_det.checkpoints`.
+        init_cfg: ``dict(type='Pretrained', checkpoint=FILE, prefix=None, resize_grids=False)``
+            loads weights of any known origin, see :mod:`slab_det.checkpoints`; FILE may also be
+            ``timm://MODEL``. ``resize_grids`` allows positional grids to be resized to the model's.
     """
 
     def __init__(
@@ -101,7 +102,9 @@ class SLABBackbone(BaseModule):
         target = {name: self.state_dict()[key] for name, key in names.items()}
         output_norms = tuple(f'norm{i}.' for i in self.out_indices)
         source = {key[4:] if key.startswith('net.') else key: value for key, value in source.items()}
-        weights, report = convert_state_dict(source, target, optional=output_norms)
+        weights, report = convert_state_dict(
+            source, target, optional=output_norms, resize_grids=cfg.get('resize_grids', False),
+            grid_sizes=self.net.grid_sizes())
         self.load_state_dict({names[name]: value for name, value in weights.items()}, strict=False)
         self._is_init = True
         MMLogger.get_current_instance().info(f'Loaded {path} into {type(self).__name__}: '

@@ -1,10 +1,13 @@
 """Checkpoints of other origin under our names: names and shapes only."""
-from .convert import LoadReport, convert_state_dict, load_into
-from .family import CheckpointError
+from .convert import convert_state_dict, load_into
+from .families import FAMILIES, detect_family, to_our_names
+from .family import CheckpointError, Family
 from .reading import read_checkpoint, select_state_dict
+from .report import LoadReport
 from .timm_filter import checkpoint_filter_fn
 
 __all__ = [
-    'CheckpointError', 'LoadReport', 'checkpoint_filter_fn', 'convert_state_dict', 'load_into',
-    'read_checkpoint', 'select_state_dict'
+    'CheckpointError', 'FAMILIES', 'Family', 'LoadReport', 'checkpoint_filter_fn',
+    'convert_state_dict', 'detect_family', 'load_into', 'read_checkpoint', 'select_state_dict',
+    'to_our_names'
 ]

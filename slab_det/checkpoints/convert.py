@@ -1,58 +1,39 @@
 """Fitting a checkpoint of known origin into one of our models."""
-from dataclasses import dataclass, field
+import re
 from typing import Dict, List, Mapping, Optional, Tuple
 
 from torch import Tensor, nn
 
 from ..layers.norm_names import (STEP_COUNTERS, canonical_norm, layer_norm_entries,
                                  repbn_entries, replace_entries)
+from ..layers.positions import resize_grid, square_grid
 from .families import detect_family, to_our_names
-from .family import CheckpointError, count_children
+from .family import CheckpointError, Family, Weights
 from .reading import read_checkpoint, select_state_dict
+from .report import LoadReport, shorten
 
-
-@dataclass
-class LoadReport:
-    """What became of the entries of a checkpoint.
-
-    Attributes:
-        origin: family and size of the checkpoint in words.
-        used: entries of the model that were filled.
-        renamed: entries of the checkpoint that have another name here.
-        ignored: entries of the checkpoint that the model has no place for.
-        missing: entries of the model that kept their values.
-        ratio: PRepBN ratio that was loaded, None where the model has no PRepBN.
-    """
-    origin: str
-    used: List[str] = field(default_factory=list)
-    renamed: List[str] = field(default_factory=list)
-    ignored: List[str] = field(default_factory=list)
-    missing: List[str] = field(default_factory=list)
-    ratio: Optional[float] = None
-
-    def summary(self) -> str:
-        """Return the report in a few lines."""
-        lines = [f'{self.origin}: {len(self.used)} entries used, {len(self.renamed)} of the '
-                 f'checkpoint renamed, {len(self.ignored)} ignored, {len(self.missing)} missing']
-        if self.ratio is not None:
-            lines[0] += f'; PRepBN ratio {self.ratio:.4g}'
-        for title, names in (('ignored', self.ignored), ('missing, kept as initialised', self.missing)):
-            if names:
-                lines.append(f'  {title}: {_shorten(names)}')
-        return '\n'.join(lines)
+GridSizes = Mapping[str, Tuple[int, int]]
 
 
 def convert_state_dict(
-    source: Mapping[str, Tensor],
-    target: Mapping[str, Tensor],
+    source: Weights,
+    target: Weights,
     optional: Tuple[str, ...] = (),
+    resize_grids: bool = False,
+    grid_sizes: Optional[GridSizes] = None,
+    unchecked: Tuple[str, ...] = (),
 ) -> Tuple[Dict[str, Tensor], LoadReport]:
     """Return ``source`` under the names of ``target``, and a report.
 
     Args:
         source: a state dict of any known origin.
-        target: state dict of the model that it is for; names and shapes are read.
+        target: state dict of the model that it is for; names and shapes are read, and the values
+            of the RepBN or LayerNorm branches that the source lacks.
         optional: prefixes of the target that the source may lack.
+        resize_grids: resize positional grids, which must be square in the source, to those of
+            the target; otherwise a grid of another size is refused.
+        grid_sizes: heights and widths of the target's grids that are not square, by name.
+        unchecked: prefixes of entries whose shapes the caller checks.
 
     Raises:
         CheckpointError: another family or size, a shape that does not fit, or norms that
@@ -61,56 +42,92 @@ def convert_state_dict(
     family = detect_family(source)
     weights, moved, dropped = to_our_names(source, family)
     origin = family.describe(weights)
+    model = _describe_target(target, family, origin)
     _check_deployed(weights, target)
     ratio = _convert_norms(weights, target, moved)
 
     report = LoadReport(origin, renamed=moved, ignored=dropped, ratio=ratio)
-    stages = count_children(target, 'layers.')
     fitted = {}
     for key, value in weights.items():
         if key in target:
-            if value.shape != target[key].shape:
-                raise CheckpointError(
-                    f'{key} has shape {tuple(value.shape)} in the checkpoint ({origin}), but '
-                    f'{tuple(target[key].shape)} in the model ({family.describe(target)}); choose '
-                    'the arch, attn_types and window_sizes of the checkpoint.')
+            if value.shape != target[key].shape and not key.startswith(unchecked):
+                if family.grid_mode(key) is None:
+                    raise CheckpointError(
+                        f'{key} has shape {tuple(value.shape)} in the checkpoint ({origin}), but '
+                        f'{tuple(target[key].shape)} in the model ({model}); choose the arch and '
+                        'options of the checkpoint.')
+                size = (grid_sizes or {}).get(key)
+                value = _fit_grid(key, value, target[key], size, family, resize_grids)
+                report.resized.append(key)
             fitted[key] = value
             report.used.append(key)
-        elif _may_be_ignored(key, stages):
+        elif family.may_be_ignored(key, target):
             report.ignored.append(key)
         else:
             raise CheckpointError(
-                f'the model ({family.describe(target)}) has no place for {key} of the checkpoint '
-                f'({origin}); choose the arch, attn_types and norm of the checkpoint.')
+                f'the model ({model}) has no place for {key} of the checkpoint ({origin}); choose '
+                'the arch, attn_types and norm of the checkpoint.')
     report.missing = [key for key in target if key not in fitted]
     lacking = [key for key in report.missing
                if not key.startswith(optional) and not key.startswith('head.')]
     if lacking:
         raise CheckpointError(
-            f'the checkpoint ({origin}) lacks {_shorten(lacking)} of the model '
-            f'({family.describe(target)}); choose the arch, attn_types and norm of the checkpoint.')
+            f'the checkpoint ({origin}) lacks {shorten(lacking)} of the model ({model}); choose the '
+            'arch, attn_types and norm of the checkpoint.')
     return fitted, report
 
 
-def load_into(model: nn.Module, path: str, prefix: Optional[str] = None) -> LoadReport:
+def load_into(model: nn.Module, path: str, prefix: Optional[str] = None,
+              resize_grids: bool = False) -> LoadReport:
     """Load the checkpoint file ``path`` into a transformer of :mod:`slab_det.models`.
 
     Args:
         model: it changes only if everything fits.
         path: the file.
         prefix: take only the entries below it, for example ``'backbone.'``.
+        resize_grids: see :func:`convert_state_dict`.
 
     Raises:
         FileNotFoundError, CheckpointError: see :func:`read_checkpoint` and
             :func:`convert_state_dict`.
     """
-    weights, report = convert_state_dict(
-        select_state_dict(read_checkpoint(path), prefix), model.state_dict())
+    source = select_state_dict(read_checkpoint(path), prefix)
+    weights, report = convert_state_dict(source, model.state_dict(), resize_grids=resize_grids,
+                                         grid_sizes=model.grid_sizes())
     model.load_state_dict(weights, strict=False)
     return report
 
 
-def _convert_norms(weights: Dict[str, Tensor], target: Mapping[str, Tensor], moved: List[str]) -> Optional[float]:
+def _describe_target(target: Weights, family: Family, origin: str) -> str:
+    own = detect_family(target)
+    if own is not family:
+        raise CheckpointError(f'the checkpoint is a {origin}, but the model a {own.describe(target)}; '
+                              f'load it into a {family.title}.')
+    return family.describe(target)
+
+
+def _fit_grid(key: str, value: Tensor, target: Tensor, size: Optional[Tuple[int, int]],
+              family: Family, resize: bool) -> Tensor:
+    """Return the grid ``value`` resized to the shape of ``target``."""
+    tokens = value.shape[-2], target.shape[-2]
+    if value.shape[-1] != target.shape[-1]:
+        raise CheckpointError(f'{key} has {value.shape[-1]} channels in the checkpoint, but '
+                              f'{target.shape[-1]} in the model; choose the arch of the checkpoint.')
+    if not resize:
+        raise CheckpointError(
+            f'the grid {key} has shape {tuple(value.shape)} in the checkpoint, but '
+            f'{tuple(target.shape)} in the model; build the model for the size of images or '
+            'windows of the checkpoint, or allow grids to be resized with resize_grids=True.')
+    try:
+        sizes = square_grid(tokens[0]), size or square_grid(tokens[1])
+    except ValueError as error:
+        raise CheckpointError(f'{key} cannot be resized: {error}') from error
+    grid = value.view(1, *value.shape[-2:]).float()
+    grid = resize_grid(grid, *sizes, mode=family.grid_mode(key))
+    return grid.to(value.dtype).view(target.shape)
+
+
+def _convert_norms(weights: Dict[str, Tensor], target: Weights, moved: List[str]) -> Optional[float]:
     """Give the norms in ``weights`` the entries of the target's norms; return the ratio."""
     ratio = None
     for prefix in sorted(_norm_prefixes(weights) | _norm_prefixes(target)):
@@ -142,41 +159,31 @@ def _convert_norms(weights: Dict[str, Tensor], target: Mapping[str, Tensor], mov
     return ratio
 
 
-def _complete(canonical: Dict[str, Tensor], target: Mapping[str, Tensor], prefix: str) -> Dict[str, Tensor]:
+def _complete(canonical: Dict[str, Tensor], target: Weights, prefix: str) -> Dict[str, Tensor]:
     """Fill the branch that the source lacks from the target, which keeps its values there."""
     own = {key[len(prefix):]: value for key, value in target.items() if key.startswith(prefix)}
     return {**own, **canonical}
 
 
-def _norm_prefixes(weights: Mapping[str, Tensor]) -> set:
+def _norm_prefixes(weights: Weights) -> set:
     """Return the names, up to the dot, of the modules that are RepBN or PRepBN."""
     prefixes = set()
     for key in weights:
         for leaf in ('norm2.alpha', 'repbn.eta', 'alpha', 'eta'):
-            if key.endswith('.' + leaf):
-                prefixes.add(key[:-len(leaf)])
+            prefix = key[:-len(leaf)]
+            # A RepBN may itself be called norm2; then there is no LayerNorm branch beside it.
+            if key.endswith('.' + leaf) and (leaf != 'norm2.alpha' or prefix + 'norm1.weight' in weights):
+                prefixes.add(prefix)
                 break
     return prefixes
 
 
-def _check_deployed(source: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> None:
-    deployed = [any(key.endswith('.pad_qkv') for key in weights) for weights in (source, target)]
+def _check_deployed(source: Weights, target: Weights) -> None:
+    norm = re.compile(r'(^|\.)blocks\.\d+\.norm1\.')
+    deployed = [not any(map(norm.search, weights)) for weights in (source, target)]
     if deployed == [True, False]:
         raise CheckpointError('the checkpoint is re-parameterized, but the model is not; set '
                               'deploy=True in the backbone.')
     if deployed == [False, True]:
         raise CheckpointError('the model has deploy=True, but the checkpoint is not '
                               're-parameterized; make one with tools/reparameterize.py.')
-
-
-def _may_be_ignored(key: str, stages: int) -> bool:
-    """Classifier, closing norm, output norms and stages that the model was built without."""
-    top, _, rest = key.partition('.')
-    if top == 'layers':
-        return int(rest.split('.')[0]) >= stages
-    return top == 'head' or top.startswith('norm')
-
-
-def _shorten(names: List[str], limit: int = 6) -> str:
-    more = f' and {len(names) - limit} more' if len(names) > limit else ''
-    return ', '.join(names[:limit]) + more

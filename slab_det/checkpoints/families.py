@@ -1,23 +1,23 @@
 """The families that are known, and which of them a state dict is."""
-from typing import Dict, List, Mapping, Tuple
+from typing import Dict, List, Tuple
 
 from torch import Tensor
 
 from . import swin
-from .family import CheckpointError, Family
+from .family import CheckpointError, Family, Weights
 
 FAMILIES: List[Family] = [swin.FAMILY]
 
 _OTHERS = {
-    'stages.0.blocks.0.attn.w_msa.qkv.weight': "mmdet's SwinTransformer",
     'layer1.0.conv1.weight': 'a ResNet',
+    'stem.conv.weight': 'a convolutional network',
     'block1.0.attn.q.weight': 'a Pyramid Vision Transformer',
     'blocks.0.attn.qkv.weight': 'a plain vision transformer (DeiT)',
     'stage1.0.qkv.weight': 'a CSWin Transformer',
 }
 
 
-def detect_family(state_dict: Mapping[str, Tensor]) -> Family:
+def detect_family(state_dict: Weights) -> Family:
     """Return the family of ``state_dict``.
 
     Raises:
@@ -37,10 +37,20 @@ def detect_family(state_dict: Mapping[str, Tensor]) -> Family:
                           f'{", ".join(map(repr, tops[:12]))}.{hint}')
 
 
-def to_our_names(state_dict: Mapping[str, Tensor],
+def to_our_names(state_dict: Weights,
                  family: Family) -> Tuple[Dict[str, Tensor], List[str], List[str]]:
     """Return ``state_dict`` under our module names, what was renamed and what was dropped."""
-    names = family.names(state_dict)
-    weights = {name: state_dict[key] for key, name in names.items() if name is not None}
-    moved = [key for key, name in names.items() if name not in (None, key)]
-    return weights, moved, [key for key, name in names.items() if name is None]
+    weights: Dict[str, Tensor] = {}
+    moved, dropped = [], []
+    for key, entries in family.translate(state_dict).items():
+        if entries:
+            moved.extend([key] if key not in entries else [])
+        else:
+            dropped.append(key)
+        for name, value in entries.items():
+            if name in weights:
+                raise CheckpointError(
+                    f'the checkpoint mixes two namings: {name} comes from {key} and from another '
+                    'entry; keep one of them.')
+            weights[name] = value
+    return weights, moved, dropped

@@ -1,33 +1,78 @@
 """What a family of transformers tells about its checkpoints."""
+from dataclasses import dataclass
 import re
-from typing import Callable, Dict, Mapping, NamedTuple, Optional
+from typing import Any, Callable, Dict, Mapping, Optional, Tuple
 
 from torch import Tensor
+
+Weights = Mapping[str, Tensor]
 
 
 class CheckpointError(ValueError):
     """A checkpoint that does not fit; the message says what it is and what would fit."""
 
 
-class Family(NamedTuple):
+@dataclass(frozen=True)
+class Family:
     """A family of transformers.
 
     Attributes:
-        name: as users know it.
+        name: short name, as in ``--family``.
+        title: name in words.
+        model: class in :mod:`slab_det.models`.
         matches: whether a state dict, in any known naming of the family, is of it.
-        names: for every entry of a state dict the name that it has with us, or None for an
-            entry that carries no weights. Norms keep the names of their own entries, see
-            :mod:`slab_det.layers.norm_names`.
-        describe: the size in words, from names and shapes in our naming.
+        translate: what every entry of a state dict becomes in our naming, ``{key: {our name:
+            value}}``; ``{}`` for an entry that carries no weights. Norms keep the names of their
+            own entries, see :mod:`slab_det.layers.norm_names`.
+        arguments: constructor arguments of ``model`` that decide the shapes, from a state dict in
+            our naming, whole or re-parameterized.
+        spare: pattern of the entries that a model may have no place for, besides the classifier,
+            the output norms and stages behind the last one.
+        grids: last parts of the names of entries that are grids of tokens, ``(1, H * W, C)`` or
+            ``(H * W, C)``, each with the interpolation that resizes it.
+        stages: what the names of a stage's entries begin with, followed by its number.
+        shown: the arguments that name a size for a reader.
     """
     name: str
-    matches: Callable[[Mapping[str, Tensor]], bool]
-    names: Callable[[Mapping[str, Tensor]], Dict[str, Optional[str]]]
-    describe: Callable[[Mapping[str, Tensor]], str]
+    title: str
+    model: str
+    matches: Callable[[Weights], bool]
+    translate: Callable[[Weights], Dict[str, Dict[str, Tensor]]]
+    arguments: Callable[[Weights], Dict[str, Any]]
+    spare: str = r'norm\.'
+    grids: Tuple[Tuple[str, str], ...] = ()
+    stages: str = 'layers.'
+    shown: Tuple[str, ...] = ('embed_dim', 'depths', 'attn_types')
+
+    def describe(self, weights: Weights) -> str:
+        """Return family and size in words, from a state dict in our naming."""
+        arguments = self.arguments(weights)
+        words = [f'{name} {arguments[name]!r}' for name in self.shown if name in arguments]
+        return f'{self.title} with {", ".join(words[:-1])} and {words[-1]}'
+
+    def may_be_ignored(self, key: str, target: Weights) -> bool:
+        """Whether the model of state dict ``target`` may lack a place for the entry ``key``."""
+        match = re.match(re.escape(self.stages) + r'(\d+)\.', key)
+        if match:
+            return int(match.group(1)) >= count_children(target, self.stages)
+        return re.match(rf'head\.|norm\d+\.|{self.spare}', key) is not None
+
+    def grid_mode(self, key: str) -> Optional[str]:
+        """Return the interpolation that resizes the entry ``key``, None if it is no grid."""
+        return dict(self.grids).get(key.rsplit('.', 1)[-1])
 
 
-def count_children(state_dict: Mapping[str, Tensor], prefix: str) -> int:
+def count_children(state_dict: Weights, prefix: str) -> int:
     """Return 1 + the largest number that follows ``prefix`` in a key, or 0."""
     pattern = re.compile(re.escape(prefix) + r'(\d+)\.')
     numbers = [int(match.group(1)) for match in map(pattern.match, state_dict) if match]
     return max(numbers) + 1 if numbers else 0
+
+
+def norm_type(state_dict: Weights) -> str:
+    """Return the norm of the blocks, 'PRepBN', 'RepBN' or 'LN'; 'PRepBN' where it is folded."""
+    first = 'blocks.0.norm1.'
+    leaves = {key.split(first, 1)[1] for key in state_dict if first in key}
+    if leaves & {'alpha', 'eta'}:
+        return 'RepBN'
+    return 'LN' if 'weight' in leaves else 'PRepBN'
