@@ -7,7 +7,6 @@ modules under other distribution names.
 import importlib
 import importlib.util
 import pickle
-import warnings
 from typing import Any, Callable, Optional
 
 MM_PACKAGES = ('mmengine', 'mmcv', 'mmdet')
@@ -95,10 +94,7 @@ def _history_statistic(owner: Any, name: str) -> Callable:
 
 
 def _version(name: str) -> str:
-    with warnings.catch_warnings():
-        # mmengine's use of pkg_resources is no news for the user.
-        warnings.filterwarnings('ignore', message='pkg_resources is deprecated')
-        module = importlib.import_module(name)
+    module = importlib.import_module(name)
     version: Optional[str] = getattr(module, '__version__', None)
     if version is None:
         raise ImportError(

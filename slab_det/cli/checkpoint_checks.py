@@ -3,6 +3,7 @@
 import os
 import pickle
 import zipfile
+from contextlib import suppress
 from typing import Any, Optional
 
 from .errors import InputError, one_line
@@ -63,7 +64,8 @@ def check_fit(path: str, model, argument: str, whole: bool = True) -> None:
     if not isinstance(weights, dict) or not weights:
         raise InputError(f'{argument} {path} holds no state_dict: give a checkpoint of this model')
     weights = {key.removeprefix('module.'): value for key, value in weights.items()}
-    faults = {}
+    faults: dict[str, str] = {}
+    missing: list[str] = []
     try:
         missing = model.load_state_dict(weights, strict=False).missing_keys
     except RuntimeError as error:  # torch lists the sizes that differ, one a line
@@ -72,7 +74,8 @@ def check_fit(path: str, model, argument: str, whole: bool = True) -> None:
         if not faults:
             raise InputError(f'{argument} {path} does not fit the model: {one_line(error)}') from error
         rest = {key: value for key, value in weights.items() if key not in faults}
-        missing = model.load_state_dict(rest, strict=False).missing_keys
+        with suppress(RuntimeError):  # where a module renamed the entries that differ
+            missing = model.load_state_dict(rest, strict=False).missing_keys
     for name in missing:
         faults.setdefault(name, f'no {name}')
     parameters = [name for name, _ in model.named_parameters() if whole or name.startswith('backbone.')]

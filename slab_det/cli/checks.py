@@ -1,6 +1,7 @@
 """Checks of what a tool was given, made before the Runner so that a refusal leaves nothing behind."""
 
 import os
+import warnings
 from pathlib import Path
 from typing import Optional, Sequence
 
@@ -22,7 +23,10 @@ def load_config(path: str, cfg_options: Optional[dict] = None):
         raise InputError(f'config {path} is not a file: give the path of a config, such as '
                          'configs/mini/mask-rcnn_slab-swin_mini_shapes.py')
     try:
-        cfg = Config.fromfile(path)
+        with warnings.catch_warnings():
+            # That mmengine uses it is no news for the user.
+            warnings.filterwarnings('ignore', message='pkg_resources is deprecated')
+            cfg = Config.fromfile(path)
     except Exception as error:  # a config is Python code and may raise anything
         raise InputError(f'config {path} cannot be read: {type(error).__name__}: {one_line(error)}') from error
     if cfg_options:
