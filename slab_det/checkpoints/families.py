@@ -3,17 +3,15 @@ from typing import Dict, List, Tuple
 
 from torch import Tensor
 
-from . import swin
+from . import cswin, deit, swin
 from .family import CheckpointError, Family, Weights
 
-FAMILIES: List[Family] = [swin.FAMILY]
+FAMILIES: List[Family] = [swin.FAMILY, deit.FAMILY, cswin.FAMILY]
 
 _OTHERS = {
     'layer1.0.conv1.weight': 'a ResNet',
     'stem.conv.weight': 'a convolutional network',
     'block1.0.attn.q.weight': 'a Pyramid Vision Transformer',
-    'blocks.0.attn.qkv.weight': 'a plain vision transformer (DeiT)',
-    'stage1.0.qkv.weight': 'a CSWin Transformer',
 }
 
 

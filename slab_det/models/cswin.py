@@ -1,0 +1,372 @@
+"""SLAB-CSWin: cross-shaped windows with PRepBN and simplified linear attention.
+
+Sources: Guo et al., "SLAB", ICML 2024 (models ``slab_cswin_*``); Dong et al., "CSWin Transformer",
+CVPR 2022. Any image size is taken: the last stripe of a map is as narrow as what is left, so
+that no token is padding, and positional encodings are resized to the map.
+"""
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Set, Tuple, Union
+
+from timm.layers import ClassifierHead, DropPath, Mlp, calculate_drop_path_rates
+from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from ..layers import (fold_norm_after_conv, fold_norm_into_linear, make_norm_layer,
+                      simplified_linear_attention)
+from ..layers.positions import resize_grid
+from .features import FeatureStages, init_linear
+from .swin import check_attn_types, check_lengths
+
+#: Sizes of the published models.
+ARCHS: Dict[str, Dict[str, Any]] = {
+    'tiny': dict(embed_dim=64, depths=(2, 4, 18, 1), num_heads=(2, 4, 8, 16)),
+    'small': dict(embed_dim=64, depths=(2, 4, 32, 2), num_heads=(2, 4, 8, 16)),
+}
+
+
+class ConvEmbed(nn.Module):
+    """Overlapping patches: ``norm(conv(x))``; sizes that do not divide are floored.
+
+    Args:
+        in_dim: channels that come in.
+        dim: channels C that go out.
+        kernel_size, stride, padding: of the convolution.
+        norm_layer: builds a norm from a number of channels.
+    """
+
+    def __init__(self, in_dim: int, dim: int, kernel_size: int, stride: int, padding: int,
+                 norm_layer) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(in_dim, dim, kernel_size, stride, padding)
+        self.norm = norm_layer(dim)
+
+    def forward(self, x: Tensor) -> Tuple[Tensor, int, int]:
+        """Return tokens ``(B, H * W, C)`` of a map ``(B, in_dim, h, w)``, H and W.
+
+        Raises:
+            ValueError: the map is smaller than the kernel.
+        """
+        least = self.proj.kernel_size[0] - 2 * self.proj.padding[0]
+        if min(x.shape[-2:]) < least:
+            raise ValueError(f'image is {x.shape[-2]}x{x.shape[-1]} pixels (height x width), too '
+                             f'small to embed; resize it to at least {least}x{least}.')
+        x = self.proj(x)
+        height, width = x.shape[-2:]
+        return self.norm(x.flatten(2).transpose(1, 2)), height, width
+
+    def reparameterize(self) -> None:
+        """Fold the norm into the convolution."""
+        if not isinstance(self.norm, nn.Identity):
+            self.norm = fold_norm_after_conv(self.proj, self.norm)
+
+
+class MapLinearAttention(nn.Module):
+    """Simplified linear attention over the whole map, plus a 3x3 depth-wise convolution of the
+    values, ``get_v``, with kernels of its own for every head.
+
+    Args:
+        dim: channels C.
+        num_heads: attention heads.
+        grid_size: side of the grid of the keys' positional encoding, which is resized to the
+            map.
+        kernel_size: side of the depth-wise convolution that the heads share.
+    """
+
+    def __init__(self, dim: int, num_heads: int, grid_size: int, kernel_size: int = 5) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.grid_size = grid_size
+        head_dim = dim // num_heads
+        self.get_v = nn.Conv2d(dim, dim, 3, padding=1, groups=dim)
+        self.dwc = nn.Conv2d(head_dim, head_dim, kernel_size, padding=kernel_size // 2,
+                             groups=head_dim)
+        self.positional_encoding = nn.Parameter(torch.zeros(1, grid_size * grid_size, dim))
+
+    def forward(self, qkv: Tensor) -> Tensor:
+        """Attend among ``qkv: (B, H, W, 3, C)``; return ``(B, H, W, C)``."""
+        height, width = qkv.shape[1:3]
+        q, k, v = qkv.flatten(1, 2).unbind(2)
+        grid = self.grid_size, self.grid_size
+        k = k + resize_grid(self.positional_encoding, grid, (height, width))
+        # Both convolutions see the same values, so that one with the sum of their kernels does.
+        margin = (self.dwc.kernel_size[0] - 3) // 2
+        weight = (self.dwc.weight.repeat(self.num_heads, 1, 1, 1)
+                  + F.pad(self.get_v.weight, (margin, ) * 4))
+        bias = self.dwc.bias.repeat(self.num_heads) + self.get_v.bias
+        out = simplified_linear_attention(q, k, v, height, width, self.num_heads, weight, bias)
+        return out.unflatten(1, (height, width))
+
+
+class StripeAttention(nn.Module):
+    """Softmax attention within stripes, plus a 3x3 depth-wise convolution of each stripe's
+    values, ``get_v``, which sees zeros around the stripe.
+
+    Args:
+        dim: channels C.
+        num_heads: attention heads.
+        stripe: width of a stripe in tokens; None for one stripe that is the whole map. Where the
+            map does not divide, the last stripe is narrower.
+        vertical: whether stripes stand (all rows, ``stripe`` columns) or lie.
+    """
+
+    def __init__(self, dim: int, num_heads: int, stripe: Optional[int], vertical: bool) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.stripe = stripe
+        self.vertical = vertical
+        self.get_v = nn.Conv2d(dim, dim, 3, padding=1, groups=dim)
+
+    def forward(self, qkv: Tensor) -> Tensor:
+        """Attend among ``qkv: (B, H, W, 3, C)``; return ``(B, H, W, C)``."""
+        height, width = qkv.shape[1:3]
+        if self.stripe is None:
+            return self._attend(qkv, height, width)
+        dim = 2 if self.vertical else 1
+        whole = qkv.shape[dim] // self.stripe * self.stripe
+        rest = qkv.shape[dim] - whole
+        parts = []
+        for start, length, side in ((0, whole, self.stripe), (whole, rest, rest)):
+            if length:
+                size = (height, side) if self.vertical else (side, width)
+                parts.append(self._attend(qkv.narrow(dim, start, length), *size))
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim)
+
+    def _attend(self, qkv: Tensor, stripe_h: int, stripe_w: int) -> Tensor:
+        """Attend within stripes of ``stripe_h x stripe_w`` tokens, which the map divides into."""
+        batch, height, width, _, channels = qkv.shape
+        rows, cols = height // stripe_h, width // stripe_w
+        x = qkv.reshape(batch, rows, stripe_h, cols, stripe_w, 3, self.num_heads, -1)
+        # (3, B * stripes, heads, N, head_dim) in one copy.
+        x = x.permute(5, 0, 1, 3, 6, 2, 4, 7).reshape(3, batch * rows * cols, self.num_heads,
+                                                      stripe_h * stripe_w, -1)
+        q, k, v = x.unbind(0)
+        out = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        image = v.transpose(1, 2).reshape(-1, stripe_h, stripe_w, channels).permute(0, 3, 1, 2)
+        out = out + self.get_v(image).permute(0, 2, 3, 1).flatten(1, 2)
+        out = out.view(batch, rows, cols, stripe_h, stripe_w, channels).transpose(2, 3)
+        return out.reshape(batch, height, width, channels)
+
+
+class CSWinBlock(nn.Module):
+    """``x = x + proj(attn(qkv(norm1(x)))); x = x + mlp(norm2(x))``.
+
+    Linear attention and a stage of one branch see all channels of the whole map; otherwise the
+    first half of the heads attends in standing stripes and the second half in lying ones.
+
+    Args:
+        dim: channels C.
+        num_heads: attention heads.
+        attn_type: 'L' for simplified linear attention, 'S' for softmax.
+        stripe: width of the stripes of softmax attention; None for the whole map.
+        grid_size: side of the grid of linear attention's positional encoding.
+        norm_layer: builds a norm from a number of channels.
+        mlp_ratio: hidden channels of the feed-forward part over C.
+        qkv_bias: whether query, key and value have a bias.
+        drop_path: probability that a residual branch is dropped.
+    """
+
+    def __init__(self, dim: int, num_heads: int, attn_type: str, stripe: Optional[int],
+                 grid_size: int, norm_layer, mlp_ratio: float = 4.0, qkv_bias: bool = True,
+                 drop_path: float = 0.0) -> None:
+        super().__init__()
+        self.norm1 = norm_layer(dim)
+        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
+        if attn_type == 'L':
+            attns = [MapLinearAttention(dim, num_heads, grid_size)]
+        elif stripe is None:
+            attns = [StripeAttention(dim, num_heads, None, True)]
+        else:
+            attns = [StripeAttention(dim // 2, num_heads // 2, stripe, vertical)
+                     for vertical in (True, False)]
+        self.attns = nn.ModuleList(attns)
+        self.proj = nn.Linear(dim, dim)
+        self.norm2 = norm_layer(dim)
+        self.mlp = Mlp(dim, int(dim * mlp_ratio))
+        self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
+
+    def forward(self, x: Tensor, height: int, width: int) -> Tensor:
+        """Map tokens ``(B, height * width, C)`` to the same shape."""
+        qkv = self.qkv(self.norm1(x)).unflatten(-1, (3, -1)).unflatten(1, (height, width))
+        out = [attn(part) for attn, part in zip(self.attns, qkv.chunk(len(self.attns), -1))]
+        out = out[0] if len(out) == 1 else torch.cat(out, -1)
+        x = x + self.drop_path(self.proj(out.flatten(1, 2)))
+        return x + self.drop_path(self.mlp(self.norm2(x)))
+
+    def reparameterize(self) -> None:
+        """Fold both norms into the linear layers behind them; no token is padding."""
+        if not isinstance(self.norm1, nn.Identity):
+            self.norm1 = fold_norm_into_linear(self.norm1, self.qkv)
+            self.norm2 = fold_norm_into_linear(self.norm2, self.mlp.fc1)
+
+
+class CSWinStage(nn.Module):
+    """A merging convolution, but in the first stage, and a row of blocks."""
+
+    def __init__(self, dim: int, drop_path: Sequence[float], norm_layer,
+                 downsample_from: Optional[int] = None, **block: Any) -> None:
+        super().__init__()
+        self.grad_checkpointing = False
+        self.downsample = None
+        if downsample_from is not None:
+            self.downsample = ConvEmbed(downsample_from, dim, 3, 2, 1, norm_layer)
+        self.blocks = nn.ModuleList(
+            CSWinBlock(dim, drop_path=rate, norm_layer=norm_layer, **block) for rate in drop_path)
+
+    def forward(self, x: Tensor, height: int, width: int) -> Tuple[Tensor, int, int]:
+        """Map ``(B, height * width, C)`` to this stage's tokens; return them, H and W."""
+        if self.downsample is not None:
+            # A channels-last view: nothing is copied.
+            image = x.unflatten(1, (height, width)).permute(0, 3, 1, 2)
+            x, height, width = self.downsample(image)
+        for block in self.blocks:
+            if self.grad_checkpointing and torch.is_grad_enabled():
+                x = checkpoint(block, x, height, width, use_reentrant=False)
+            else:
+                x = block(x, height, width)
+        return x, height, width
+
+
+class CSWinTransformer(FeatureStages):
+    """CSWin Transformer with PRepBN and simplified linear attention.
+
+    Args:
+        embed_dim: channels of the first stage; every stage doubles them.
+        depths: blocks per stage.
+        num_heads: attention heads per stage.
+        attn_types: a letter per stage, 'L' for simplified linear attention, 'S' for softmax.
+        split_sizes: width of the stripes of softmax attention per stage; None, and the last
+            stage always, for the whole map.
+        norm_layer: name or config of the norm, see :func:`slab_det.layers.make_norm_layer`.
+        mlp_ratio: hidden channels of the feed-forward part over the stage's channels.
+        qkv_bias: whether query, key and value have a bias.
+        img_size: side in pixels of the square images whose maps the positional encodings fit.
+        in_chans: channels of the image.
+        num_classes: classes of the head; 0 for none.
+        global_pool: pooling before the head, in timm's words.
+        drop_rate: dropout before the head.
+        drop_path_rate: probability that the last residual branch is dropped; it rises linearly
+            from 0 over the blocks.
+
+    Raises:
+        ValueError: lengths that do not agree, an unknown attention type or norm.
+    """
+
+    def __init__(
+        self,
+        embed_dim: int = 64,
+        depths: Sequence[int] = (2, 4, 18, 1),
+        num_heads: Sequence[int] = (2, 4, 8, 16),
+        attn_types: str = 'LLSS',
+        split_sizes: Sequence[Optional[int]] = (1, 2, 7, 7),
+        norm_layer: Union[str, Mapping[str, Any]] = 'PRepBN',
+        mlp_ratio: float = 4.0,
+        qkv_bias: bool = True,
+        img_size: int = 224,
+        in_chans: int = 3,
+        num_classes: int = 1000,
+        global_pool: str = 'avg',
+        drop_rate: float = 0.0,
+        drop_path_rate: float = 0.1,
+    ) -> None:
+        super().__init__()
+        stages = len(depths)
+        check_attn_types(attn_types, stages)
+        check_lengths(stages, num_heads=num_heads, split_sizes=split_sizes)
+        dims = [embed_dim * 2**i for i in range(stages)]
+        stripes = [None if i == stages - 1 else split for i, split in enumerate(split_sizes)]
+        _check_heads(dims, num_heads, attn_types, stripes)
+        if img_size % 2**(stages + 1):
+            raise ValueError(f'img_size must be a multiple of {2**(stages + 1)} pixels, the stride of '
+                             f'the last stage, but got {img_size}.')
+
+        make_norm = make_norm_layer(norm_layer)
+        self.num_classes = num_classes
+        self.num_features = self.head_hidden_size = dims[-1]
+        self.patch_embed = ConvEmbed(in_chans, embed_dim, 7, 4, 2, make_norm)
+        drop_paths = calculate_drop_path_rates(drop_path_rate, list(depths), stagewise=True)
+        self.layers = nn.ModuleList(
+            CSWinStage(dims[i], drop_paths[i], make_norm, downsample_from=dims[i - 1] if i else None,
+                       num_heads=num_heads[i], attn_type=attn_types[i], stripe=stripes[i],
+                       grid_size=img_size // 2**(i + 2), mlp_ratio=mlp_ratio, qkv_bias=qkv_bias)
+            for i in range(stages))
+        self.feature_info = [
+            dict(num_chs=dim, reduction=2**(i + 2), module=f'layers.{i}')
+            for i, dim in enumerate(dims)
+        ]
+        self.norm = make_norm(dims[-1])
+        self.head = ClassifierHead(dims[-1], num_classes, pool_type=global_pool,
+                                   drop_rate=drop_rate, input_fmt='NHWC')
+        self.apply(init_linear)
+
+    def forward_stages(self, x: Tensor, last: Optional[int] = None) -> List[Tuple[Tensor, int, int]]:
+        """Return ``(tokens, H, W)`` of every stage up to number ``last``, tokens ``(B, H * W, C)``."""
+        x, height, width = self.patch_embed(x)
+        outputs = []
+        for stage in self.layers if last is None else self.layers[:last + 1]:
+            x, height, width = stage(x, height, width)
+            outputs.append((x, height, width))
+        return outputs
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Return the normed map of the last stage, ``(B, H, W, C)``."""
+        x, height, width = self.forward_stages(x)[-1]
+        return self.norm(x).unflatten(1, (height, width))
+
+    @torch.jit.ignore
+    def no_weight_decay(self) -> Set[str]:
+        """Names of the parameters that take no weight decay besides norms and biases."""
+        return {name for name, _ in self.named_parameters() if name.endswith('positional_encoding')}
+
+    @torch.jit.ignore
+    def group_matcher(self, coarse: bool = False) -> Dict[str, Any]:
+        """Group parameters by depth, for timm's layer-wise learning rates."""
+        return dict(
+            stem=r'^patch_embed',
+            blocks=r'^layers\.(\d+)' if coarse else [
+                (r'^layers\.(\d+).downsample', (0,)),
+                (r'^layers\.(\d+)\.\w+\.(\d+)', None),
+                (r'^norm', (99999,)),
+            ])
+
+
+def _check_heads(dims: Sequence[int], num_heads: Sequence[int], attn_types: str,
+                 stripes: Sequence[Optional[int]]) -> None:
+    for dim, heads, kind, stripe in zip(dims, num_heads, attn_types, stripes):
+        if dim % heads:
+            raise ValueError(f'num_heads={tuple(num_heads)} does not divide the channels '
+                             f'{tuple(dims)} of the stages.')
+        if kind == 'S' and stripe is not None and (heads % 2 or stripe < 1):
+            raise ValueError(f'stripes need an even number of heads and a width of 1 or more, but got '
+                             f'num_heads={tuple(num_heads)} and stripes {tuple(stripes)}.')
+
+
+default_cfgs = generate_default_cfgs({
+    f'slab_cswin_{arch}': dict(
+        url='', num_classes=1000, input_size=(3, 224, 224), pool_size=(7, 7), crop_pct=0.9,
+        interpolation='bicubic', mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225),
+        first_conv='patch_embed.proj', classifier='head.fc', license='apache-2.0')
+    for arch in ARCHS
+})
+
+
+def _create(variant: str, arch: str, pretrained: bool, **kwargs: Any):
+    from ..checkpoints import checkpoint_filter_fn
+    kwargs = {**ARCHS[arch], **kwargs}
+    return build_model_with_cfg(
+        CSWinTransformer, variant, pretrained, pretrained_filter_fn=checkpoint_filter_fn,
+        feature_cfg=dict(out_indices=tuple(range(len(kwargs['depths']))), feature_cls='getter'),
+        **kwargs)
+
+
+@register_model
+def slab_cswin_tiny(pretrained: bool = False, **kwargs: Any) -> CSWinTransformer:
+    """SLAB-CSWin-T: linear attention in the first two stages, PRepBN."""
+    return _create('slab_cswin_tiny', 'tiny', pretrained, **kwargs)
+
+
+@register_model
+def slab_cswin_small(pretrained: bool = False, **kwargs: Any) -> CSWinTransformer:
+    """SLAB-CSWin-S: linear attention in the first two stages, PRepBN."""
+    return _create('slab_cswin_small', 'small', pretrained, **{'drop_path_rate': 0.3, **kwargs})
