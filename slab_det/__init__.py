@@ -1,6 +1,6 @@
 """SLAB vision transformers (arXiv 2405.11582) as MMDetection backbones.
 
-Importing the package registers the backbones, norms, hooks and data sets with mmdet, so that a
+Importing the package registers the backbones, necks, norms, hooks and data sets with mmdet, so that a
 config needs no more than ``custom_imports = dict(imports=['slab_det'])``. Where mmengine, mmcv or
 mmdet is absent nothing is registered; ``slab_det.layers`` and ``slab_det.models`` work all the same.
 """
@@ -11,6 +11,6 @@ from .version import __version__
 if not missing_packages():
     check_versions()
     allow_mmengine_globals()
-    from . import backbones, datasets, hooks  # noqa: F401
+    from . import backbones, datasets, hooks, necks  # noqa: F401
 
 __all__ = ['__version__']

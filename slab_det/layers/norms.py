@@ -106,7 +106,7 @@ class RepBN(nn.Module):
 
         ``timm.utils.reparameterize_model`` calls it on norms that no block has folded.
         """
-        return channel_affine(*foldable_affine(self))
+        return channel_affine(*foldable_affine(self), dtype=self.eta.dtype)
 
     def _load_from_state_dict(self, state_dict, prefix, local_metadata, strict, missing_keys,
                               unexpected_keys, error_msgs):
@@ -205,7 +205,7 @@ class PRepBN(nn.Module):
         Raises:
             ValueError: the ratio is not 0, so that there is no such map.
         """
-        return channel_affine(*foldable_affine(self))
+        return channel_affine(*foldable_affine(self), dtype=self.repbn.eta.dtype)
 
     def _load_from_state_dict(self, state_dict, prefix, local_metadata, strict, missing_keys,
                               unexpected_keys, error_msgs):
