@@ -1,0 +1,8 @@
+# RetinaNet with a small SLAB-Swin on the built-in data set.
+_base_ = [
+    '../_base_/models/retinanet_slab-swin-mini.py',
+    '../_base_/datasets/shapes_detection.py',
+    '../_base_/schedules/mini.py',
+    '../_base_/slab_runtime.py',
+]
+randomness = dict(seed=0)
