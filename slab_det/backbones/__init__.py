@@ -3,8 +3,11 @@ from . import registration  # noqa: F401
 from .base import SLABBackbone
 from .cswin import SLABCSWinTransformer
 from .deit import SLABVisionTransformer
+from .pvt import SLABPyramidVisionTransformer
+from .pvt_v2 import SLABPyramidVisionTransformerV2
 from .swin import SLABSwinTransformer
 
 __all__ = [
-    'SLABBackbone', 'SLABCSWinTransformer', 'SLABSwinTransformer', 'SLABVisionTransformer'
+    'SLABBackbone', 'SLABCSWinTransformer', 'SLABPyramidVisionTransformer',
+    'SLABPyramidVisionTransformerV2', 'SLABSwinTransformer', 'SLABVisionTransformer'
 ]

@@ -3,15 +3,15 @@ from typing import Dict, List, Tuple
 
 from torch import Tensor
 
-from . import cswin, deit, swin
+from . import cswin, deit, pvt, pvt_v2, swin
 from .family import CheckpointError, Family, Weights
 
-FAMILIES: List[Family] = [swin.FAMILY, deit.FAMILY, cswin.FAMILY]
+FAMILIES: List[Family] = [swin.FAMILY, pvt.FAMILY, pvt_v2.FAMILY, deit.FAMILY,
+                          cswin.FAMILY]
 
 _OTHERS = {
     'layer1.0.conv1.weight': 'a ResNet',
     'stem.conv.weight': 'a convolutional network',
-    'block1.0.attn.q.weight': 'a Pyramid Vision Transformer',
 }
 
 

@@ -2,18 +2,24 @@
 from .attention import (WindowLinearAttention, WindowSoftmaxAttention,
                         simplified_linear_attention)
 from .batch_norm import TokenBatchNorm
-from .build import NORMS, make_norm_layer
-from .folding import fold_norm_after_conv, fold_norm_into_linear
+from .build import NORMS, layer_norm_eps, make_norm_layer
+from .chunks import residual_in_chunks, runs_in_chunks, window_chunks
+from .folding import fold_norm_after_conv, fold_norm_into_conv, fold_norm_into_linear
 from .norms import (ChannelAffine, PRepBN, RepBN, channel_affine, foldable_affine,
                     prepbn_modules, set_ratio)
 from .patches import PatchEmbed, PatchMerging
+from .positions import resize_grid, square_grid
+from .pyramid import (ConvPatchEmbed, DepthwiseMlp, ReducedLinearAttention,
+                      ReducedSoftmaxAttention)
 from .windows import (WindowLayout, effective_shift, shift_mask, window_layout, window_merge,
                       window_partition)
 
 __all__ = [
-    'ChannelAffine', 'NORMS', 'PRepBN', 'PatchEmbed', 'PatchMerging', 'RepBN', 'TokenBatchNorm',
-    'WindowLayout', 'WindowLinearAttention', 'WindowSoftmaxAttention', 'channel_affine',
-    'effective_shift', 'fold_norm_after_conv', 'fold_norm_into_linear', 'foldable_affine',
-    'make_norm_layer', 'prepbn_modules', 'set_ratio', 'shift_mask',
-    'simplified_linear_attention', 'window_layout', 'window_merge', 'window_partition'
+    'ChannelAffine', 'ConvPatchEmbed', 'DepthwiseMlp', 'NORMS', 'PRepBN', 'PatchEmbed',
+    'PatchMerging', 'ReducedLinearAttention', 'ReducedSoftmaxAttention', 'RepBN',
+    'TokenBatchNorm', 'WindowLayout', 'WindowLinearAttention', 'WindowSoftmaxAttention',
+    'channel_affine', 'effective_shift', 'fold_norm_after_conv', 'fold_norm_into_conv',
+    'fold_norm_into_linear', 'foldable_affine', 'layer_norm_eps', 'make_norm_layer',
+    'prepbn_modules', 'resize_grid', 'residual_in_chunks', 'runs_in_chunks', 'set_ratio', 'shift_mask', 'simplified_linear_attention',
+    'square_grid', 'window_chunks', 'window_layout', 'window_merge', 'window_partition'
 ]

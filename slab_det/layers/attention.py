@@ -6,6 +6,8 @@ import torch.nn.functional as F
 from timm.layers import trunc_normal_
 from torch import Tensor, nn
 
+from .cache import EvalCache
+
 
 def simplified_linear_attention(
     q: Tensor,
@@ -17,6 +19,7 @@ def simplified_linear_attention(
     dwc_weight: Tensor,
     dwc_bias: Optional[Tensor] = None,
     eps: float = 1e-6,
+    upsample_values: bool = False,
 ) -> Tensor:
     """Simplified linear attention with ReLU kernel and depth-wise convolution.
 
@@ -39,16 +42,18 @@ def simplified_linear_attention(
             all heads, or ``(C, 1, K, K)``, one per channel.
         dwc_bias: one entry per kernel, or None.
         eps: keeps the quotient finite where a query is zero.
+        upsample_values: M differs from N; the values are then interpolated for the convolution,
+            linearly along the flattened sequence, as in the published models.
 
     Returns:
         ``(B, N, C)``, in the type of ``v``.
 
     Raises:
-        ValueError: the number of values is not ``height * width``.
+        ValueError: the number of values is not ``height * width`` and they are not upsampled.
 
     Source: Guo et al., "SLAB", ICML 2024, section 3.3.
     """
-    if v.shape[1] != height * width:
+    if v.shape[1] != height * width and not upsample_values:
         raise ValueError(f'v holds {v.shape[1]} tokens, but height x width is {height} x {width}.')
     dtype = v.dtype
     with torch.autocast(q.device.type, enabled=False):
@@ -56,6 +61,8 @@ def simplified_linear_attention(
         weight = dwc_weight.to(v.dtype)
         bias = None if dwc_bias is None else dwc_bias.to(v.dtype)
         out = relu_linear_attention(q, k, v, num_heads, eps)
+        if v.shape[1] != height * width:
+            v = F.interpolate(v.transpose(1, 2), size=height * width, mode='linear').transpose(1, 2)
         return (out + depthwise_over_heads(v, height, width, weight, bias)).to(dtype)
 
 
@@ -84,7 +91,7 @@ def depthwise_over_heads(v: Tensor, height: int, width: int, weight: Tensor,
     return out.permute(0, 2, 3, 1).reshape(batch, height * width, channels)
 
 
-class _WindowProjection(nn.Module):
+class _WindowProjection(EvalCache):
     """Query, key and value of window tokens, and the projection of the result.
 
     Args:
@@ -185,12 +192,12 @@ class WindowSoftmaxAttention(_WindowProjection):
         windows, tokens, channels = x.shape
         q, k, v = (t.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
                    for t in self.project(x, padded))
-        bias = self.position_bias().to(q.dtype)
-        if mask is None:
-            bias = bias.unsqueeze(0)
-        else:
-            bias = bias.unsqueeze(0) + mask.unsqueeze(1).to(q.dtype)
-            bias = bias.repeat(windows // mask.shape[0], 1, 1, 1)
+        bias = self.cached(q.dtype, self.relative_position_bias_table,
+                           lambda: self.position_bias().unsqueeze(0).to(q.dtype).contiguous())
+        if mask is not None:
+            bias = bias + mask.unsqueeze(1).to(q.dtype)
+            if windows != mask.shape[0]:
+                bias = bias.repeat(windows // mask.shape[0], 1, 1, 1)
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
         return self.proj(out.transpose(1, 2).reshape(windows, tokens, channels))
 

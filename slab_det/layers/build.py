@@ -1,5 +1,5 @@
 """Building a norm from its name."""
-from typing import Any, Callable, Mapping, Union
+from typing import Any, Callable, Dict, Mapping, Union
 
 from torch import nn
 
@@ -38,3 +38,10 @@ def make_norm_layer(norm: Union[str, Mapping[str, Any]], **defaults: Any) -> Cal
         return module.requires_grad_(requires_grad)
 
     return build
+
+
+def layer_norm_eps(norm: Union[str, Mapping[str, Any]], eps: float = 1e-6) -> Dict[str, float]:
+    """Return ``eps`` as a default of :func:`make_norm_layer` for norms with a LayerNorm; RepBN,
+    whose epsilon is BatchNorm's, gets none."""
+    norm_type = norm if isinstance(norm, str) else norm.get('type')
+    return {'eps': eps} if norm_type in ('PRepBN', 'LN') else {}

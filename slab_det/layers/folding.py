@@ -22,6 +22,26 @@ def fold_norm_into_linear(norm: nn.Module, linear: nn.Linear) -> nn.Identity:
 
 
 @torch.no_grad()
+def fold_norm_into_conv(norm: nn.Module, conv: nn.Conv2d) -> nn.Identity:
+    """Make ``conv`` compute ``conv(norm(x))``, norm per input channel; see
+    :func:`fold_norm_into_linear`.
+
+    Raises:
+        ValueError: the convolution pads, or has groups. Padding a normed map with zeros cannot be
+            expressed as padding of the map itself.
+    """
+    if any(conv.padding) or conv.groups != 1:
+        raise ValueError(f'a norm folds only into a convolution without padding and groups, but got '
+                         f'padding={conv.padding} and groups={conv.groups}.')
+    a, c = foldable_affine(norm)
+    weight = conv.weight.double()
+    bias = weight.sum((2, 3)) @ c
+    _assign(conv, weight * a.view(1, -1, 1, 1),
+            bias if conv.bias is None else bias + conv.bias.double())
+    return nn.Identity()
+
+
+@torch.no_grad()
 def fold_norm_after_conv(conv: nn.Conv2d, norm: nn.Module) -> nn.Identity:
     """Make ``conv`` compute ``norm(conv(x))`` per output channel; see
     :func:`fold_norm_into_linear`."""

@@ -2,6 +2,9 @@
 from .cswin import CSWinTransformer
 from .deit import VisionTransformer
 from .features import FeatureStages
+from .pvt import PyramidVisionTransformer
+from .pvt_v2 import PyramidVisionTransformerV2
 from .swin import SwinTransformer
 
-__all__ = ['CSWinTransformer', 'FeatureStages', 'SwinTransformer', 'VisionTransformer']
+__all__ = ['CSWinTransformer', 'FeatureStages', 'PyramidVisionTransformer',
+           'PyramidVisionTransformerV2', 'SwinTransformer', 'VisionTransformer']

@@ -1,0 +1,280 @@
+"""What PVT and PVTv2 share: blocks, stages and the network over them."""
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Set, Tuple, Union
+
+from timm.layers import ClassifierHead, DropPath, Mlp, calculate_drop_path_rates, trunc_normal_
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from ..layers import (ConvPatchEmbed, DepthwiseMlp, ReducedLinearAttention,
+                      ReducedSoftmaxAttention, fold_norm_into_linear, layer_norm_eps,
+                      make_norm_layer, resize_grid)
+from .features import FeatureStages
+from .swin import check_attn_types, check_lengths
+
+#: Reduction of keys and values by attention type and stage, as published.
+SR_RATIOS = {'L': (1, 1, 1, 1), 'S': (8, 4, 2, 1)}
+
+
+class PyramidBlock(nn.Module):
+    """``x = x + attn(norm1(x)); x = x + mlp(norm2(x))`` with attention over the whole map.
+
+    Args:
+        dim: channels C.
+        num_heads: attention heads.
+        attn_type: 'L' for simplified linear attention, 'S' for softmax.
+        sr_ratio: reduction of the keys' and values' map.
+        grid: height and width of the map that positional encodings are made for.
+        norm_layer: builds a norm from a number of channels.
+        mlp_ratio: hidden channels of the feed-forward part over C.
+        qkv_bias: whether query, key and value have a bias.
+        conv_mlp: whether the feed-forward part holds a depth-wise convolution.
+        drop_path: probability that a residual branch is dropped.
+    """
+
+    def __init__(self, dim: int, num_heads: int, attn_type: str, sr_ratio: int,
+                 grid: Tuple[int, int], norm_layer, mlp_ratio: float, qkv_bias: bool,
+                 conv_mlp: bool, drop_path: float) -> None:
+        super().__init__()
+        self.norm1 = norm_layer(dim)
+        if attn_type == 'L':
+            self.attn = ReducedLinearAttention(dim, num_heads, sr_ratio, norm_layer, qkv_bias, grid)
+        else:
+            self.attn = ReducedSoftmaxAttention(dim, num_heads, sr_ratio, norm_layer, qkv_bias)
+        self.norm2 = norm_layer(dim)
+        self.conv_mlp = conv_mlp
+        hidden = int(dim * mlp_ratio)
+        self.mlp = DepthwiseMlp(dim, hidden) if conv_mlp else Mlp(dim, hidden)
+        self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
+
+    def forward(self, x: Tensor, height: int, width: int) -> Tensor:
+        """Map tokens ``(B, height * width, C)`` to the same shape."""
+        x = x + self.drop_path(self.attn(self.norm1(x), height, width))
+        normed = self.norm2(x)
+        hidden = self.mlp(normed, height, width) if self.conv_mlp else self.mlp(normed)
+        return x + self.drop_path(hidden)
+
+    def reparameterize(self) -> None:
+        """Fold all norms into the linear and reduction layers behind them."""
+        if not isinstance(self.norm1, nn.Identity):
+            self.norm1 = self.attn.fold(self.norm1)
+            self.norm2 = fold_norm_into_linear(self.norm2, self.mlp.fc1)
+
+
+class PyramidStage(nn.Module):
+    """Patch embedding, but in the first stage, position embedding, blocks and closing norm.
+
+    Args:
+        dim: channels C.
+        grid: height and width of the map that positions are made for.
+        drop_path: rate of each block; their number is the depth.
+        norm_layer: builds a norm from a number of channels.
+        downsample: patch embedding, None where the network has it.
+        absolute_positions: add a learned embedding of the position to the tokens.
+        closing_norm: norm the tokens that go out.
+        **block: see :class:`PyramidBlock`.
+    """
+
+    def __init__(self, dim: int, grid: Tuple[int, int], drop_path: Sequence[float], norm_layer,
+                 downsample: Optional[ConvPatchEmbed], absolute_positions: bool,
+                 closing_norm: bool, **block: Any) -> None:
+        super().__init__()
+        self.grad_checkpointing = False
+        self.grid = grid
+        self.downsample = downsample
+        self.absolute_pos_embed = None
+        if absolute_positions:
+            self.absolute_pos_embed = nn.Parameter(torch.zeros(1, grid[0] * grid[1], dim))
+            trunc_normal_(self.absolute_pos_embed, std=0.02)
+        self.blocks = nn.ModuleList(
+            PyramidBlock(dim, grid=grid, norm_layer=norm_layer, drop_path=rate, **block)
+            for rate in drop_path)
+        self.norm = norm_layer(dim) if closing_norm else nn.Identity()
+
+    def forward(self, x: Tensor, height: int, width: int) -> Tuple[Tensor, int, int]:
+        """Map ``(B, height * width, C)`` to this stage's tokens; return them, H and W."""
+        if self.downsample is not None:
+            image = x.unflatten(1, (height, width)).permute(0, 3, 1, 2)
+            x, height, width = self.downsample(image)
+        if self.absolute_pos_embed is not None:
+            x = x + resize_grid(self.absolute_pos_embed, self.grid, (height, width)).to(x.dtype)
+        for block in self.blocks:
+            if self.grad_checkpointing and torch.is_grad_enabled():
+                x = checkpoint(block, x, height, width, use_reentrant=False)
+            else:
+                x = block(x, height, width)
+        return self.norm(x), height, width
+
+
+class PyramidTransformer(FeatureStages):
+    """A pyramid of stages with attention over the whole map, the base of PVT and PVTv2.
+
+    A subclass says by ``overlapping`` whether it is PVTv2: patches overlap, the feed-forward
+    part convolves, stages have a closing norm and positions are not embedded.
+
+    Args:
+        embed_dims: channels per stage.
+        depths: blocks per stage.
+        num_heads: attention heads per stage.
+        mlp_ratios: hidden channels of the feed-forward part over the stage's channels.
+        attn_types: a letter per stage, 'L' for simplified linear attention, 'S' for softmax.
+        sr_ratios: reduction of the keys' and values' map per stage; by default 1 where attention
+            is linear and 8, 4, 2, 1 where it is softmax, as published.
+        norm_layer: name or config of the norm, see :func:`slab_det.layers.make_norm_layer`;
+            the epsilon of a LayerNorm is 1e-6 unless the config gives one.
+        qkv_bias: whether query, key and value have a bias.
+        img_size: side, or height and width, of the images that the positional grids are made
+            for, in pixels. At every other size the grids are resized.
+        in_chans: channels of the image.
+        num_classes: classes of the head; 0 for none.
+        global_pool: pooling before the head, in timm's words.
+        drop_rate: dropout before the head.
+        drop_path_rate: probability that the last residual branch is dropped; it rises linearly
+            from 0 over the blocks.
+
+    Raises:
+        ValueError: lengths that do not agree, an unknown attention type or norm, a reduction or
+            image size that leaves no tokens.
+    """
+    overlapping = False
+
+    def __init__(
+        self,
+        embed_dims: Sequence[int] = (64, 128, 320, 512),
+        depths: Sequence[int] = (2, 2, 2, 2),
+        num_heads: Sequence[int] = (1, 2, 5, 8),
+        mlp_ratios: Sequence[float] = (8, 8, 4, 4),
+        attn_types: str = 'LLLL',
+        sr_ratios: Optional[Sequence[int]] = None,
+        norm_layer: Union[str, Mapping[str, Any]] = 'PRepBN',
+        qkv_bias: bool = True,
+        img_size: Union[int, Tuple[int, int]] = 224,
+        in_chans: int = 3,
+        num_classes: int = 1000,
+        global_pool: str = 'avg',
+        drop_rate: float = 0.0,
+        drop_path_rate: float = 0.1,
+    ) -> None:
+        super().__init__()
+        stages = len(depths)
+        check_attn_types(attn_types, stages)
+        if sr_ratios is None:
+            sr_ratios = [SR_RATIOS[kind][min(i, 3)] for i, kind in enumerate(attn_types)]
+        check_lengths(stages, embed_dims=embed_dims, num_heads=num_heads, mlp_ratios=mlp_ratios,
+                      sr_ratios=sr_ratios)
+        if min(sr_ratios) < 1:
+            raise ValueError(f'sr_ratios must be 1 or more, but got {tuple(sr_ratios)}.')
+
+        make_norm = make_norm_layer(norm_layer, **layer_norm_eps(norm_layer))
+        img_size = (img_size, img_size) if isinstance(img_size, int) else tuple(img_size)
+        self.num_classes = num_classes
+        self.num_features = self.head_hidden_size = embed_dims[-1]
+        self.sr_ratios = tuple(sr_ratios)
+        embeds = [self._patch_embed(i, embed_dims, in_chans, make_norm) for i in range(stages)]
+        self._sides = [(e.proj.kernel_size[0], e.proj.stride[0], e.proj.padding[0]) for e in embeds]
+        self._check_size(*img_size, 'img_size')
+        grids = list(zip(*(self._map_sides(side) for side in img_size)))
+
+        self.patch_embed = embeds[0]
+        drop_paths = calculate_drop_path_rates(drop_path_rate, list(depths), stagewise=True)
+        self.layers = nn.ModuleList(
+            PyramidStage(embed_dims[i], grids[i], drop_paths[i], make_norm,
+                         downsample=embeds[i] if i else None,
+                         absolute_positions=not self.overlapping, closing_norm=self.overlapping,
+                         num_heads=num_heads[i], attn_type=attn_types[i], sr_ratio=sr_ratios[i],
+                         mlp_ratio=mlp_ratios[i], qkv_bias=qkv_bias, conv_mlp=self.overlapping)
+            for i in range(stages))
+        self.feature_info = [
+            dict(num_chs=dim, reduction=4 * 2**i, module=f'layers.{i}')
+            for i, dim in enumerate(embed_dims)
+        ]
+        self.norm = nn.Identity()
+        self.head = ClassifierHead(embed_dims[-1], num_classes, pool_type=global_pool,
+                                   drop_rate=drop_rate, input_fmt='NHWC')
+
+    def _patch_embed(self, stage: int, dims: Sequence[int], in_chans: int, norm) -> ConvPatchEmbed:
+        stride = 2 if stage else 4
+        kernel = {2: 3, 4: 7}[stride] if self.overlapping else stride
+        return ConvPatchEmbed(dims[stage - 1] if stage else in_chans, dims[stage], kernel, stride,
+                              kernel // 2 if self.overlapping else 0, norm)
+
+    def _map_sides(self, side: int) -> List[int]:
+        """Return the tokens along an image side of ``side`` pixels, stage by stage."""
+        sides = []
+        for kernel, stride, padding in self._sides:
+            side = max(0, (side + 2 * padding - kernel) // stride + 1)
+            sides.append(side)
+        return sides
+
+    def _check_size(self, height: int, width: int, name: str = 'image') -> None:
+        """Raise ValueError where a side is too short for a stage."""
+        def fits(side: int) -> bool:
+            return all(tokens >= ratio for tokens, ratio in zip(self._map_sides(side), self.sr_ratios))
+
+        if not fits(min(height, width)):
+            least = next(side for side in range(1, 2**20) if fits(side))
+            raise ValueError(f'{name} is {height}x{width} pixels (height x width), but with '
+                             f'sr_ratios={self.sr_ratios} each side must hold at least {least}; '
+                             'resize or pad it.')
+
+    def forward_stages(self, x: Tensor, last: Optional[int] = None) -> List[Tuple[Tensor, int, int]]:
+        """Return ``(tokens, H, W)`` of every stage up to number ``last``, tokens ``(B, H * W, C)``.
+
+        Raises:
+            ValueError: the image is too small for a stage.
+        """
+        self._check_size(*x.shape[-2:])
+        x, height, width = self.patch_embed(x)
+        outputs = []
+        for stage in self.layers if last is None else self.layers[:last + 1]:
+            x, height, width = stage(x, height, width)
+            outputs.append((x, height, width))
+        return outputs
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Return the map of the last stage, ``(B, H, W, C)``."""
+        x, height, width = self.forward_stages(x)[-1]
+        return x.unflatten(1, (height, width))
+
+    def prune_intermediate_layers(self, indices: Union[int, Sequence[int]] = 1,
+                                  prune_norm: bool = False, prune_head: bool = True) -> List[int]:
+        """Drop what the stages ``indices`` do not need; return their positive numbers."""
+        take = super().prune_intermediate_layers(indices, prune_norm, prune_head)
+        self._sides = self._sides[:len(self.layers)]
+        self.sr_ratios = self.sr_ratios[:len(self.layers)]
+        return take
+
+    def grid_sizes(self) -> Dict[str, Tuple[int, int]]:
+        """Return height and width of the positional grids, by name."""
+        sizes = {}
+        for i, stage in enumerate(self.layers):
+            sizes[f'layers.{i}.absolute_pos_embed'] = stage.grid
+            for j, block in enumerate(stage.blocks):
+                if isinstance(block.attn, ReducedLinearAttention):
+                    sizes[f'layers.{i}.blocks.{j}.attn.positional_encoding'] = block.attn.grid
+        return sizes
+
+    @torch.jit.ignore
+    def no_weight_decay(self) -> Set[str]:
+        """Names of the parameters that take no weight decay besides norms and biases."""
+        free = ('positional_encoding', 'absolute_pos_embed')
+        return {name for name, _ in self.named_parameters() if name.endswith(free)}
+
+    @torch.jit.ignore
+    def group_matcher(self, coarse: bool = False) -> Dict[str, Any]:
+        """Group parameters by depth, for timm's layer-wise learning rates."""
+        return dict(
+            stem=r'^patch_embed',
+            blocks=r'^layers\.(\d+)' if coarse else [
+                (r'^layers\.(\d+)\.(?:downsample|absolute_pos_embed)', (0,)),
+                (r'^layers\.(\d+)\.blocks\.(\d+)', None),
+                (r'^layers\.(\d+)\.norm', (99999,)),
+            ])
+
+
+def default_cfg() -> Dict[str, Any]:
+    """Return timm's description of the pretrained weights of a pyramid transformer."""
+    return dict(url='', num_classes=1000, input_size=(3, 224, 224), pool_size=(7, 7),
+                crop_pct=0.9, interpolation='bicubic', mean=(0.485, 0.456, 0.406),
+                std=(0.229, 0.224, 0.225), first_conv='patch_embed.proj', classifier='head.fc',
+                fixed_input_size=False, license='apache-2.0')
