@@ -13,8 +13,10 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..layers import (PatchEmbed, PatchMerging, WindowLinearAttention, WindowSoftmaxAttention,
-                      effective_shift, fold_norm_into_linear, make_norm_layer, shift_mask,
-                      window_layout, window_merge, window_partition)
+                      effective_shift, fold_norm_into_linear, make_norm_layer, residual_in_chunks,
+                      runs_in_chunks, shift_mask, window_chunks, window_layout, window_merge,
+                      window_partition)
+from ..layers.chunks import WindowChunk
 from .features import FeatureStages
 
 #: Sizes of the published models.
@@ -62,6 +64,9 @@ class SwinBlock(nn.Module):
     def forward(self, x: Tensor, height: int, width: int) -> Tensor:
         """Map tokens ``(B, height * width, C)`` to the same shape."""
         shift = effective_shift(height, width, self.window, self.shift)
+        if runs_in_chunks(self, x):
+            return self._infer(x, window_chunks(x.shape[0], height, width, self.window, shift,
+                                                self.masked))
         layout = window_layout(x.shape[0], height, width, self.window, shift, x.device)
         mask = None
         if shift and self.masked:
@@ -70,6 +75,23 @@ class SwinBlock(nn.Module):
         windows = self.attn(windows, layout.padded, mask)
         x = x + self.drop_path(window_merge(windows, layout, x.shape[0]))
         return x + self.drop_path(self.mlp(self.norm2(x)))
+
+    def _infer(self, x: Tensor, chunks: List[WindowChunk]) -> Tensor:
+        """Compute the block window chunk by window chunk, both halves of it while the tokens
+        are in the cache."""
+        rows = x.reshape(-1, x.shape[-1])
+        out = torch.empty_like(rows)
+        for chunk in chunks:
+            part = rows.index_select(0, chunk.rows)
+            windows = self.norm1(part)
+            if chunk.padded is not None and self.attn.pad_qkv is None:
+                windows = windows.index_fill(0, chunk.padded, 0)
+            windows = windows.view(-1, self.window**2, x.shape[-1])
+            part += self.attn(windows, chunk.padded, chunk.mask).view(part.shape)
+            if chunk.valid is not None:
+                part = part.index_select(0, chunk.valid)
+            out[chunk.targets] = residual_in_chunks(part, lambda t: self.mlp(self.norm2(t)))
+        return out.view(x.shape)
 
     def reparameterize(self) -> None:
         """Fold both norms into the linear layers behind them.

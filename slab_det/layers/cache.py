@@ -1,0 +1,42 @@
+"""Values derived from parameters, kept while a module is evaluated."""
+from typing import Any, Callable, Hashable
+
+import torch
+from torch import Tensor, nn
+
+
+class EvalCache(nn.Module):
+    """A module that keeps derived tensors, such as a gathered bias, during evaluation.
+
+    Nothing is kept while gradients are recorded or the module trains. Whatever may change the
+    source empties the cache: switching the mode, loading, moving; a changed version of the
+    source tensor is noticed as well.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._cache = {}
+
+    def cached(self, key: Hashable, source: Tensor, compute: Callable[[], Tensor]) -> Any:
+        """Return ``compute()``, from the cache where nothing can have changed since."""
+        if (self.training or torch.is_grad_enabled() or torch.compiler.is_compiling()
+                or torch.jit.is_tracing()):
+            return compute()
+        version = None if source.is_inference() else source._version
+        stamp = (source.data_ptr(), version)
+        kept = self._cache.get(key)
+        if kept is None or kept[0] != stamp:
+            kept = self._cache[key] = (stamp, compute())
+        return kept[1]
+
+    def train(self, mode: bool = True) -> 'EvalCache':
+        self._cache.clear()
+        return super().train(mode)
+
+    def _apply(self, *args, **kwargs):
+        self._cache.clear()
+        return super()._apply(*args, **kwargs)
+
+    def _load_from_state_dict(self, *args, **kwargs):
+        self._cache.clear()
+        return super()._load_from_state_dict(*args, **kwargs)
