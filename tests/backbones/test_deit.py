@@ -38,7 +38,7 @@ def test_published_weights_give_the_published_features_after_the_closing_norm(na
     # The class token comes first in the golden tokens and is no part of the map.
     index = torch.from_numpy(file[f'{case}/index'])
     place = torch.unravel_index(index, file[f'{case}/shape'].tolist())
-    token = place[1] - (kind == 'S')
+    token = place[1] - int(kind == 'S')
     values = out.flatten(2).transpose(1, 2)[place[0], token.clamp(min=0), place[2]]
     error = (values - torch.from_numpy(file[f'{case}/value'])).abs()[token >= 0]
     assert error.max() / file[f'{case}/std'] < golden.TOLERANCE
