@@ -5,12 +5,11 @@ from mmcv.cnn import build_norm_layer
 from mmengine.logging import MMLogger
 from mmengine.model import BaseModule
 from mmengine.runner import CheckpointLoader
-from timm.utils import reparameterize_model
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..checkpoints import convert_state_dict, read_checkpoint, select_state_dict
-from ..layers import set_ratio
+from ..deploy import reparameterize
 from ..models import FeatureStages
 
 
@@ -60,7 +59,6 @@ class SLABBackbone(BaseModule):
         self.strides = tuple(net.feature_info[i]['reduction'] for i in out_indices)
         self.frozen_stages = frozen_stages
         self.norm_eval = norm_eval
-        self.deploy = deploy
 
         self.net = net
         net.prune_intermediate_layers(list(out_indices), prune_norm=True, prune_head=True)
@@ -71,8 +69,7 @@ class SLABBackbone(BaseModule):
                 norm = build_norm_layer(dict(out_norm_cfg), channels)[1]
             self.add_module(f'norm{i}', norm)
         if deploy:
-            set_ratio(self, 0.0)
-            reparameterize_model(self, inplace=True)
+            reparameterize(self, inplace=True, drop_layer_norm=True)
         self._freeze()
 
     def forward(self, x: Tensor) -> Tuple[Tensor, ...]:

@@ -8,6 +8,7 @@ from typing import Optional, Sequence
 from ..compat import require_detection
 from .checkpoint_checks import check_checkpoint
 from .errors import InputError, one_line
+from .files import writable_folder
 
 
 def load_config(path: str, cfg_options: Optional[dict] = None):
@@ -45,12 +46,7 @@ def choose_work_dir(cfg, config: str, work_dir: Optional[str] = None) -> None:
         InputError: where it cannot become a folder that we may write to.
     """
     cfg.work_dir = work_dir or cfg.get('work_dir') or os.path.join('work_dirs', Path(config).stem)
-    folder = Path(cfg.work_dir).absolute()
-    nearest = next(parent for parent in (folder, *folder.parents) if parent.exists())
-    if not nearest.is_dir():
-        raise InputError(f'--work-dir {cfg.work_dir}: {nearest} is a file, give a folder')
-    if not os.access(nearest, os.W_OK | os.X_OK):
-        raise InputError(f'--work-dir {cfg.work_dir}: no right to write in {nearest}, give another folder')
+    writable_folder(cfg.work_dir, '--work-dir')
 
 
 def check_model(cfg, config: str):

@@ -4,7 +4,7 @@ from .attention import (WindowLinearAttention, WindowSoftmaxAttention,
 from .batch_norm import TokenBatchNorm
 from .build import NORMS, layer_norm_eps, make_norm_layer
 from .chunks import residual_in_chunks, runs_in_chunks, window_chunks
-from .folding import fold_norm_after_conv, fold_norm_into_conv, fold_norm_into_linear
+from .folding import FoldedNorm, fold_norm_after_conv, fold_norm_into_conv, fold_norm_into_linear
 from .norms import (ChannelAffine, PRepBN, RepBN, channel_affine, foldable_affine,
                     prepbn_modules, set_ratio)
 from .patches import PatchEmbed, PatchMerging
@@ -15,11 +15,12 @@ from .windows import (WindowLayout, effective_shift, shift_mask, window_layout, 
                       window_partition)
 
 __all__ = [
-    'ChannelAffine', 'ConvPatchEmbed', 'DepthwiseMlp', 'NORMS', 'PRepBN', 'PatchEmbed',
-    'PatchMerging', 'ReducedLinearAttention', 'ReducedSoftmaxAttention', 'RepBN',
-    'TokenBatchNorm', 'WindowLayout', 'WindowLinearAttention', 'WindowSoftmaxAttention',
-    'channel_affine', 'effective_shift', 'fold_norm_after_conv', 'fold_norm_into_conv',
-    'fold_norm_into_linear', 'foldable_affine', 'layer_norm_eps', 'make_norm_layer',
-    'prepbn_modules', 'resize_grid', 'residual_in_chunks', 'runs_in_chunks', 'set_ratio', 'shift_mask', 'simplified_linear_attention',
-    'square_grid', 'window_chunks', 'window_layout', 'window_merge', 'window_partition'
+    'ChannelAffine', 'ConvPatchEmbed', 'DepthwiseMlp', 'FoldedNorm', 'NORMS', 'PRepBN',
+    'PatchEmbed', 'PatchMerging', 'ReducedLinearAttention', 'ReducedSoftmaxAttention',
+    'RepBN', 'TokenBatchNorm', 'WindowLayout', 'WindowLinearAttention',
+    'WindowSoftmaxAttention', 'channel_affine', 'effective_shift', 'fold_norm_after_conv',
+    'fold_norm_into_conv', 'fold_norm_into_linear', 'foldable_affine', 'layer_norm_eps',
+    'make_norm_layer', 'prepbn_modules', 'residual_in_chunks', 'resize_grid',
+    'runs_in_chunks', 'set_ratio', 'shift_mask', 'simplified_linear_attention', 'square_grid',
+    'window_chunks', 'window_layout', 'window_merge', 'window_partition'
 ]

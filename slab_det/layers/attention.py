@@ -122,6 +122,19 @@ class _WindowProjection(EvalCache):
             qkv.view(-1, qkv.shape[-1])[padded] = self.pad_qkv.to(qkv.dtype)
         return qkv.chunk(3, dim=-1)
 
+    def traced(self, x: Tensor, layout: TracedLayout, masked: bool) -> Tensor:
+        """Attend within the windows of maps ``x: (B, H * W, C)`` whose layout is part of the
+        graph; return ``(B, H * W, C)``.
+
+        The map is projected before it is cut, so that padding is one row of the projection.
+        """
+        pad = self.qkv.bias if self.pad_qkv is None else self.pad_qkv
+        if pad is None:
+            pad = self.qkv.weight.new_zeros(self.qkv.out_features)
+        q, k, v = traced_partition(self.qkv(x), pad, layout).chunk(3, dim=-1)
+        mask = traced_mask(layout, v) if masked else None
+        return traced_merge(self.attend(q, k, v, mask), layout, x.shape[0])
+
 
 class WindowLinearAttention(_WindowProjection):
     """Simplified linear attention within windows, without a mask.
@@ -146,7 +159,10 @@ class WindowLinearAttention(_WindowProjection):
     def forward(self, x: Tensor, padded: Optional[Tensor] = None,
                 mask: Optional[Tensor] = None) -> Tensor:
         """Attend within ``x: (windows, window**2, C)``; ``mask`` has no meaning here."""
-        q, k, v = self.project(x, padded)
+        return self.attend(*self.project(x, padded))
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Optional[Tensor] = None) -> Tensor:
+        """Attend with projected ``(windows, window**2, C)`` queries, keys and values."""
         k = k + self.positional_encoding
         out = simplified_linear_attention(q, k, v, self.window, self.window, self.num_heads,
                                           self.dwc.weight, self.dwc.bias)
@@ -189,9 +205,12 @@ class WindowSoftmaxAttention(_WindowProjection):
             padded: rows that are padding.
             mask: ``(num_windows, N, N)``, added to the logits.
         """
-        windows, tokens, channels = x.shape
-        q, k, v = (t.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
-                   for t in self.project(x, padded))
+        return self.attend(*self.project(x, padded), mask)
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Optional[Tensor] = None) -> Tensor:
+        """Attend with projected ``(B * num_windows, N, C)`` queries, keys and values."""
+        windows, tokens, channels = q.shape
+        q, k, v = (t.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for t in (q, k, v))
         bias = self.cached(q.dtype, self.relative_position_bias_table,
                            lambda: self.position_bias().unsqueeze(0).to(q.dtype).contiguous())
         if mask is not None:

@@ -1,14 +1,16 @@
 """Folding a norm into the linear or convolution layer beside it."""
-
-
 import torch
 from torch import Tensor, nn
 
 from .norms import foldable_affine
 
 
+class FoldedNorm(nn.Identity):
+    """Stands where a norm was that another layer has taken in."""
+
+
 @torch.no_grad()
-def fold_norm_into_linear(norm: nn.Module, linear: nn.Linear) -> nn.Identity:
+def fold_norm_into_linear(norm: nn.Module, linear: nn.Linear) -> FoldedNorm:
     """Make ``linear`` compute ``linear(norm(x))``; return what takes the norm's place.
 
     With ``norm(x) = a * x + c``: ``W (a * x + c) + b = (W * a) x + (W c + b)``. A layer without
@@ -18,11 +20,11 @@ def fold_norm_into_linear(norm: nn.Module, linear: nn.Linear) -> nn.Identity:
     weight = linear.weight.double()
     bias = weight @ c if linear.bias is None else weight @ c + linear.bias.double()
     _assign(linear, weight * a, bias)
-    return nn.Identity()
+    return FoldedNorm()
 
 
 @torch.no_grad()
-def fold_norm_into_conv(norm: nn.Module, conv: nn.Conv2d) -> nn.Identity:
+def fold_norm_into_conv(norm: nn.Module, conv: nn.Conv2d) -> FoldedNorm:
     """Make ``conv`` compute ``conv(norm(x))``, norm per input channel; see
     :func:`fold_norm_into_linear`.
 
@@ -38,17 +40,17 @@ def fold_norm_into_conv(norm: nn.Module, conv: nn.Conv2d) -> nn.Identity:
     bias = weight.sum((2, 3)) @ c
     _assign(conv, weight * a.view(1, -1, 1, 1),
             bias if conv.bias is None else bias + conv.bias.double())
-    return nn.Identity()
+    return FoldedNorm()
 
 
 @torch.no_grad()
-def fold_norm_after_conv(conv: nn.Conv2d, norm: nn.Module) -> nn.Identity:
+def fold_norm_after_conv(conv: nn.Conv2d, norm: nn.Module) -> FoldedNorm:
     """Make ``conv`` compute ``norm(conv(x))`` per output channel; see
     :func:`fold_norm_into_linear`."""
     a, c = foldable_affine(norm)
     bias = c if conv.bias is None else a * conv.bias.double() + c
     _assign(conv, conv.weight.double() * a.view(-1, 1, 1, 1), bias)
-    return nn.Identity()
+    return FoldedNorm()
 
 
 def _assign(layer: nn.Module, weight: Tensor, bias: Tensor) -> None:

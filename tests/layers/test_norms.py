@@ -254,7 +254,7 @@ def test_fuse_is_the_norm_at_inference(seed):
     norm = randomize(PRepBN(C), seed).double().eval()
     norm.set_ratio(0)
     x = tokens(3, 5)
-    torch.testing.assert_close(norm.fuse().double()(x), norm(x), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(norm.fuse()(x), norm(x), rtol=1e-12, atol=1e-12)
 
 
 def test_fuse_refuses_an_unfinished_ratio():

@@ -1,0 +1,40 @@
+"""Files and folders that a tool writes."""
+import os
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Iterator, Union
+
+from .errors import InputError
+
+
+@contextmanager
+def whole_file(path: Union[str, Path], argument: str) -> Iterator[Path]:
+    """Yield a temporary path beside ``path`` that becomes ``path`` when the block ends well.
+
+    Raises:
+        InputError: naming ``argument``, where it cannot be written.
+    """
+    path = Path(path)
+    part = path.with_name(f'.{path.name}.{os.getpid()}')
+    try:
+        yield part
+        os.replace(part, path)
+    except OSError as error:
+        raise InputError(f'{argument} {path} cannot be written: {error.strerror or error}') from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def writable_folder(path: Union[str, Path], argument: str) -> Path:
+    """Return ``path``, which is a folder that we may write to or can become one. Makes nothing.
+
+    Raises:
+        InputError: naming ``argument``, where it cannot.
+    """
+    folder = Path(path).absolute()
+    nearest = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    if not nearest.is_dir():
+        raise InputError(f'{argument} {path}: {nearest} is a file, give a folder')
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise InputError(f'{argument} {path}: no right to write in {nearest}, give another folder')
+    return Path(path)

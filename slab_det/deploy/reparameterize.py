@@ -1,0 +1,52 @@
+"""Re-parameterization: every RepBN and PRepBN folded away."""
+from copy import deepcopy
+
+from timm.utils import reparameterize_model
+from torch import nn
+
+from ..layers import ChannelAffine, FoldedNorm, PRepBN, RepBN, prepbn_modules, set_ratio
+
+
+def is_reparameterized(model: nn.Module) -> bool:
+    """Whether norms of ``model`` have been folded or replaced, and none is left to be."""
+    kinds = [type(module) for module in model.modules()]
+    done = any(issubclass(kind, (FoldedNorm, ChannelAffine)) for kind in kinds)
+    return done and not any(issubclass(kind, (PRepBN, RepBN)) for kind in kinds)
+
+
+def reparameterize(model: nn.Module, inplace: bool = False, drop_layer_norm: bool = False) -> nn.Module:
+    """Return ``model`` with every :class:`PRepBN` and :class:`RepBN` gone.
+
+    Blocks of this package fold theirs into the linear or convolution layer beside them. Every
+    other one, in output norms, closing norms and modules this package does not know, becomes
+    one :class:`ChannelAffine`. At inference the outputs are the same at any input size, up to
+    rounding; the folding itself is computed in float64. Weights keep their type and device.
+
+    Args:
+        model: a backbone, a transformer of :mod:`slab_det.models`, a detector, any module.
+        inplace: change ``model`` itself instead of a copy.
+        drop_layer_norm: set every ratio to 0 first. The outputs change unless it was 0.
+
+    Returns:
+        The re-parameterized model; a model that is so already comes back unchanged.
+
+    Raises:
+        ValueError: there is no PRepBN or RepBN, or a ratio is not 0.
+    """
+    if is_reparameterized(model):
+        return model
+    if not any(isinstance(module, (PRepBN, RepBN)) for module in model.modules()):
+        raise ValueError(f'{type(model).__name__} has no PRepBN or RepBN to re-parameterize; train '
+                         "it with norm_cfg=dict(type='PRepBN').")
+    if not inplace:
+        model = deepcopy(model)
+    if drop_layer_norm:
+        set_ratio(model, 0.0)
+    ratio = max((float(norm.ratio) for norm in prepbn_modules(model)), default=0.0)
+    if ratio:
+        raise ValueError(
+            f'the PRepBN ratio is {ratio:.4g}, not 0: the LayerNorm branch cannot be folded; finish '
+            "the schedule of PRepBNHook, or pass drop_layer_norm=True to do without it.")
+    if isinstance(model, (PRepBN, RepBN)):
+        return model.fuse()
+    return reparameterize_model(model, inplace=True)
