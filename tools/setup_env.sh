@@ -26,7 +26,8 @@ took() {  # took SECONDS
 
 heartbeat() {  # heartbeat LOG: a sign of life every half minute, with ninja's count where there is one
     local start=$SECONDS count
-    while sleep 30; do
+    # A sleep that outlives us must not keep the caller's pipe open.
+    while sleep 30 >/dev/null 2>&1; do
         count=$(grep -oE '^ *\[[0-9]+/[0-9]+\]' "$1" | tail -n 1 | tr -d ' ' || true)
         echo "    ... $(took $((SECONDS - start)))${count:+, $count files compiled}"
     done
@@ -100,7 +101,7 @@ make_venv() {
         usable_python "$PYTHON" || fail "the environment $VENV has $("$PYTHON" -V 2>&1), slab-det needs Python 3.11 or 3.12: remove it, or set SLAB_DET_VENV to another folder"
         return
     fi
-    base=$(find_python)
+    base=$(find_python) || exit 1
     if [[ $(free_mib "$VENV") -lt 8000 ]]; then
         fail "$(free_mib "$VENV") MiB are free at $VENV and the stack takes 8000: free some, or set SLAB_DET_VENV to a place that has them"
     fi

@@ -1,0 +1,141 @@
+"""tools/setup_env.sh with a Python that only pretends, so that nothing is installed."""
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+TOOLS = ('awk', 'bash', 'cat', 'cp', 'cut', 'df', 'dirname', 'env', 'grep', 'head', 'ls', 'mkdir', 'nproc', 'rm', 'sed',
+         'sha256sum', 'sleep', 'tail', 'touch', 'tr')
+PYTHON = '''#!/usr/bin/env bash
+echo "$*" >>"$CALLS"
+case "$*" in
+    *mmcv.ops*) exit "${MMCV_STATUS:-0}" ;;
+    *--only-binary=mmcv*) exit "${WHEEL_STATUS:-0}" ;;
+    -V) echo "Python ${FAKE_VERSION:-3.12.1}" ;;
+    *version_info*) exit "${FITS_STATUS:-0}" ;;
+    "-m venv "*) echo "${VENV_MESSAGE:-}"; [[ -z ${VENV_MESSAGE:-} ]] || exit 1
+        mkdir -p "$3/bin"; touch "$3/pyvenv.cfg"; cp "$0" "$3/bin/python" ;;
+    *get_path*) echo /nonexistent ;;
+esac
+'''
+BROKEN = '#!/usr/bin/env bash\necho "shim: version not installed" >&2\nexit 127\n'
+
+
+@pytest.fixture
+def shell(tmp_path):
+    """Sources setup_env.sh where PATH holds nothing but the named tools."""
+    bin_dir = tmp_path / 'bin'
+    bin_dir.mkdir()
+    for tool in TOOLS:
+        (bin_dir / tool).symlink_to(shutil.which(tool))
+
+    class Shell:
+        venv = tmp_path / 'venv'
+        calls = tmp_path / 'calls'
+
+        def put(self, name, content):
+            (bin_dir / name).unlink(missing_ok=True)
+            (bin_dir / name).write_text(content)
+            (bin_dir / name).chmod(0o755)
+
+        def source(self, **environment):
+            self.calls.write_text('')
+            variables = dict(PATH=str(bin_dir), HOME=str(tmp_path), CALLS=str(self.calls), SLAB_DET_VENV=str(self.venv))
+            variables.update(environment)
+            return subprocess.run(['bash', '-c', f'source {ROOT}/tools/setup_env.sh && echo PYTHON=$PYTHON'],
+                                  env=variables, capture_output=True, text=True, check=False)
+
+        def refused(self, **environment):
+            done = self.source(**environment)
+            assert done.returncode == 1, done.stdout
+            assert done.stderr.startswith('error: ') and done.stderr.count('\n') == 1
+            return done.stderr
+
+    return Shell()
+
+
+def test_installs_once(shell):
+    shell.put('python3.12', PYTHON)
+    first = shell.source()
+    assert first.returncode == 0, first.stderr
+    assert f'PYTHON={shell.venv}/bin/python' in first.stdout
+    steps = [line for line in first.stdout.splitlines() if line.startswith('==>')]
+    assert len(steps) == 5 and 'virtual environment' in steps[0] and 'torch and torchvision' in steps[1]
+    assert first.stdout.count('done in') == 4
+    installs = [line for line in shell.calls.read_text().splitlines() if line.startswith('-m pip install')]
+    assert 'torch.txt' in installs[0] and installs[-1].endswith(f'--no-build-isolation -e {ROOT}')
+
+    again = shell.source()
+    assert again.returncode == 0 and 'pip install' not in shell.calls.read_text()
+    assert 'done in' not in again.stdout
+
+
+def test_a_shim_that_fails_is_skipped(shell):
+    shell.put('python3.11', BROKEN)
+    shell.put('python3', PYTHON)
+    assert shell.source().returncode == 0
+    assert f'-m venv {shell.venv}' in shell.calls.read_text()
+
+
+def test_without_a_fitting_python_nothing_is_made(shell):
+    shell.put('python3.11', BROKEN)
+    shell.put('python3', PYTHON)
+    error = shell.refused(FITS_STATUS='1', FAKE_VERSION='3.10.2')
+    assert 'no working Python 3.11 or 3.12' in error and 'python3 is Python 3.10.2' in error
+    assert not shell.venv.exists()
+
+
+def test_a_named_python_must_fit(shell):
+    shell.put('mine', BROKEN)
+    shell.put('python3.11', PYTHON)
+    assert 'SLAB_DET_PYTHON=mine is no working Python' in shell.refused(SLAB_DET_PYTHON='mine')
+
+
+def test_a_folder_with_other_things_is_refused(shell):
+    shell.venv.mkdir()
+    (shell.venv / 'photos').write_text('')
+    assert f'{shell.venv} is not empty and no virtual environment' in shell.refused()
+    assert os.listdir(shell.venv) == ['photos']
+
+
+def test_an_environment_of_another_python_is_refused(shell):
+    shell.put('python3.12', PYTHON)
+    assert shell.source().returncode == 0
+    assert 'has Python 3.13.0, slab-det needs Python 3.11 or 3.12' in shell.refused(FITS_STATUS='1',
+                                                                                    FAKE_VERSION='3.13.0')
+
+
+def test_too_little_room_is_said_before_anything_is_made(shell):
+    shell.put('python3.12', PYTHON)
+    shell.put('df', '#!/usr/bin/env bash\nprintf "Filesystem M U A C M\\n/dev/x 9000 8000 1000 90%% /\\n"\n')
+    assert f'1000 MiB are free at {shell.venv} and the stack takes 8000' in shell.refused()
+    assert not shell.venv.exists()
+
+
+def test_a_disk_that_fills_up_is_said(shell):
+    shell.put('python3.12', PYTHON)
+    error = shell.refused(VENV_MESSAGE='OSError: [Errno 28] No space left on device')
+    assert 'the disk is full' in error and 'venv.log' in error
+
+
+def test_a_missing_compiler_is_said(shell):
+    shell.put('python3.12', PYTHON)
+    error = shell.refused(MMCV_STATUS='1', WHEEL_STATUS='1')
+    assert 'no C++ compiler c++' in error and 'PIP_FIND_LINKS' in error
+    shell.put('c++', '#!/usr/bin/env bash\n')
+    assert '/nonexistent/Python.h' in shell.refused(MMCV_STATUS='1', WHEEL_STATUS='1')
+
+
+def test_operators_that_do_not_import_are_built_anew(shell):
+    shell.put('python3.12', PYTHON.replace('/nonexistent', str(shell.venv)))
+    shell.put('c++', '#!/usr/bin/env bash\n')
+    shell.source(MMCV_STATUS='1', WHEEL_STATUS='1')
+    (shell.venv / 'Python.h').write_text('')
+    error = shell.refused(MMCV_STATUS='1', WHEEL_STATUS='0')
+    calls = shell.calls.read_text()
+    assert '-m pip uninstall -y mmcv' in calls
+    assert calls.count('--no-binary=mmcv') == 2 and '--no-cache-dir --force-reinstall --no-deps' in calls
+    assert 'mmcv was built but its operators cannot be imported' in error
