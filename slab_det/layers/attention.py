@@ -7,6 +7,7 @@ from timm.layers import trunc_normal_
 from torch import Tensor, nn
 
 from .cache import EvalCache
+from .traced import TracedLayout, traced_mask, traced_merge, traced_partition
 
 
 def simplified_linear_attention(
@@ -84,10 +85,11 @@ def depthwise_over_heads(v: Tensor, height: int, width: int, weight: Tensor,
     """
     batch, _, channels = v.shape
     image = v.contiguous().view(batch, height, width, channels).permute(0, 3, 1, 2)
-    times = channels // weight.shape[0]
-    bias = None if bias is None else bias.repeat(times)
-    out = F.conv2d(image, weight.repeat(times, 1, 1, 1), bias, padding=weight.shape[-1] // 2,
-                   groups=channels)
+    # int(), because a traced graph takes its channels and kernels for constants.
+    times = int(channels) // len(weight)
+    bias = None if bias is None else torch.cat([bias] * times)
+    out = F.conv2d(image, torch.cat([weight] * times), bias, padding=int(weight.shape[-1]) // 2,
+                   groups=int(channels))
     return out.permute(0, 2, 3, 1).reshape(batch, height * width, channels)
 
 

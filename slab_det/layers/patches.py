@@ -1,6 +1,7 @@
 """From image to tokens and from one stage's tokens to the next."""
 from typing import Callable, Optional, Tuple
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -71,7 +72,8 @@ class PatchMerging(nn.Module):
         """Map ``(B, height * width, C)`` to ``(B, H * W, 2 C)``, H and W rounded up."""
         batch, _, channels = x.shape
         x = x.view(batch, height, width, channels)
-        if height % 2 or width % 2:
+        # A traced graph serves even and odd maps.
+        if torch.jit.is_tracing() or height % 2 or width % 2:
             x = F.pad(x, (0, 0, 0, width % 2, 0, height % 2))
             height, width = height + height % 2, width + width % 2
         x = x.view(batch, height // 2, 2, width // 2, 2, channels).permute(0, 1, 3, 4, 2, 5)

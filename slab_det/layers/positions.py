@@ -1,6 +1,7 @@
 """Positional encodings that live on a fixed grid, resized to the map at hand."""
 from typing import Tuple
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -25,7 +26,8 @@ def resize_grid(tokens: Tensor, from_size: Tuple[int, int], to_size: Tuple[int, 
     if tokens.shape[1] != from_size[0] * from_size[1]:
         raise ValueError(f'from_size={tuple(from_size)} does not fit the grid, which holds '
                          f'{tokens.shape[1]} tokens.')
-    if tuple(from_size) == tuple(to_size):
+    # A traced graph serves every size; where sizes are equal it interpolates to the same numbers.
+    if not torch.jit.is_tracing() and tuple(from_size) == tuple(to_size):
         return tokens
     # The view is a channels-last image, which is what comes out as well: nothing is copied.
     grid = tokens.unflatten(1, tuple(from_size)).permute(0, 3, 1, 2)

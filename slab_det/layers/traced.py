@@ -95,8 +95,7 @@ def traced_merge(windows: Tensor, layout: TracedLayout, batch: int) -> Tensor:
 
 
 def traced_mask(layout: TracedLayout, like: Tensor) -> Tensor:
-    """Return the additive attention mask ``(num_windows, 1, N, N)`` in the type of ``like``; see
+    """Return the additive attention mask ``(num_windows, N, N)`` in the type of ``like``; see
     :func:`slab_det.layers.shift_mask`."""
-    region = layout.region
-    apart = region[:, None, :, None] != region[:, None, None, :]
+    apart = layout.region[:, :, None] != layout.region[:, None, :]
     return torch.where(apart, like.new_tensor(-100.0), like.new_tensor(0.0))

@@ -17,6 +17,7 @@ from ..layers import (PatchEmbed, PatchMerging, WindowLinearAttention, WindowSof
                       runs_in_chunks, shift_mask, window_chunks, window_layout, window_merge,
                       window_partition)
 from ..layers.chunks import WindowChunk
+from ..layers.traced import traced_layout
 from .features import FeatureStages
 
 #: Sizes of the published models.
@@ -63,6 +64,10 @@ class SwinBlock(nn.Module):
 
     def forward(self, x: Tensor, height: int, width: int) -> Tensor:
         """Map tokens ``(B, height * width, C)`` to the same shape."""
+        if torch.jit.is_tracing():
+            layout = traced_layout(height, width, self.window, self.shift)
+            x = x + self.attn.traced(self.norm1(x), layout, masked=self.masked and self.shift > 0)
+            return x + self.mlp(self.norm2(x))
         shift = effective_shift(height, width, self.window, self.shift)
         if runs_in_chunks(self, x):
             return self._infer(x, window_chunks(x.shape[0], height, width, self.window, shift,
