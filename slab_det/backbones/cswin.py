@@ -1,5 +1,5 @@
 """SLAB-CSWin as a detection backbone."""
-from typing import Any, Dict, Mapping, Optional, Sequence, Union
+from typing import Any, Dict, Mapping, Optional, Sequence, Tuple, Union
 
 from mmdet.registry import MODELS
 
@@ -21,8 +21,8 @@ class SLABCSWinTransformer(SLABBackbone):
         out_indices, out_norm_cfg, frozen_stages, norm_eval, with_cp, deploy, init_cfg: see
             :class:`SLABBackbone`.
         drop_path_rate: probability that the last residual branch is dropped.
-        pretrain_img_size: side in pixels of the square images whose maps the positional encodings
-            fit; they are resized to the map.
+        img_size: side, or height and width, in pixels of the images whose maps the positional
+            encodings fit; they are resized to the map.
         in_channels: channels of the image.
         mlp_ratio: hidden channels of the feed-forward part over the stage's channels.
         qkv_bias: whether query, key and value have a bias.
@@ -46,7 +46,7 @@ class SLABCSWinTransformer(SLABBackbone):
         norm_eval: bool = False,
         with_cp: bool = False,
         deploy: bool = False,
-        pretrain_img_size: int = 224,
+        img_size: Union[int, Tuple[int, int]] = 224,
         in_channels: int = 3,
         mlp_ratio: float = 4.0,
         qkv_bias: bool = True,
@@ -56,7 +56,7 @@ class SLABCSWinTransformer(SLABBackbone):
                                          'num_heads': 'num_heads'})
         net = CSWinTransformer(
             **widths, attn_types=attn_types, split_sizes=split_sizes, norm_layer=norm_cfg,
-            drop_path_rate=drop_path_rate, img_size=pretrain_img_size, in_chans=in_channels,
+            drop_path_rate=drop_path_rate, img_size=img_size, in_chans=in_channels,
             mlp_ratio=mlp_ratio, qkv_bias=qkv_bias, num_classes=0)
         super().__init__(net, out_indices, out_norm_cfg, frozen_stages, norm_eval, with_cp, deploy,
                          init_cfg)

@@ -1,5 +1,5 @@
 """SLAB-DeiT as a detection backbone."""
-from typing import Any, Dict, Mapping, Optional, Sequence, Union
+from typing import Any, Dict, Mapping, Optional, Sequence, Tuple, Union
 
 from mmdet.registry import MODELS
 from torch import nn
@@ -26,8 +26,8 @@ class SLABVisionTransformer(SLABBackbone):
             as well; -1 freezes nothing.
         norm_eval, with_cp, deploy, init_cfg: see :class:`SLABBackbone`.
         drop_path_rate: probability that the last residual branch is dropped.
-        pretrain_img_size: side in pixels of the square images whose grid of patches the positions
-            have; they are resized to the map.
+        img_size: side, or height and width, in pixels of the images whose grid of patches the
+            positions have; they are resized to the map.
         patch_size: side of a patch in pixels.
         in_channels: channels of the image.
         mlp_ratio: hidden channels of the feed-forward part over the channels of a token.
@@ -50,7 +50,7 @@ class SLABVisionTransformer(SLABBackbone):
         norm_eval: bool = False,
         with_cp: bool = False,
         deploy: bool = False,
-        pretrain_img_size: int = 224,
+        img_size: Union[int, Tuple[int, int]] = 224,
         patch_size: int = 16,
         in_channels: int = 3,
         mlp_ratio: float = 4.0,
@@ -61,7 +61,7 @@ class SLABVisionTransformer(SLABBackbone):
                                          'num_heads': 'num_heads'})
         net = VisionTransformer(
             **widths, attn_types=attn_types, norm_layer=norm_cfg, drop_path_rate=drop_path_rate,
-            img_size=pretrain_img_size, patch_size=patch_size, in_chans=in_channels,
+            img_size=img_size, patch_size=patch_size, in_chans=in_channels,
             mlp_ratio=mlp_ratio, qkv_bias=qkv_bias, num_classes=0)
         if out_indices is None:
             out_indices = (len(net.layers) - 1, )

@@ -6,16 +6,15 @@ that no token is padding, and positional encodings are resized to the map.
 """
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Set, Tuple, Union
 
-from timm.layers import ClassifierHead, DropPath, Mlp, calculate_drop_path_rates
+from timm.layers import ClassifierHead, DropPath, Mlp, calculate_drop_path_rates, to_2tuple
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ..layers import (fold_norm_after_conv, fold_norm_into_linear, make_norm_layer,
-                      simplified_linear_attention)
-from ..layers.positions import resize_grid
+from ..layers import (ConvPatchEmbed, fold_norm_into_linear, make_norm_layer, resize_grid,
+                      residual_in_chunks, runs_in_chunks, simplified_linear_attention)
 from .features import FeatureStages, init_linear
 from .swin import check_attn_types, check_lengths
 
@@ -26,42 +25,6 @@ ARCHS: Dict[str, Dict[str, Any]] = {
 }
 
 
-class ConvEmbed(nn.Module):
-    """Overlapping patches: ``norm(conv(x))``; sizes that do not divide are floored.
-
-    Args:
-        in_dim: channels that come in.
-        dim: channels C that go out.
-        kernel_size, stride, padding: of the convolution.
-        norm_layer: builds a norm from a number of channels.
-    """
-
-    def __init__(self, in_dim: int, dim: int, kernel_size: int, stride: int, padding: int,
-                 norm_layer) -> None:
-        super().__init__()
-        self.proj = nn.Conv2d(in_dim, dim, kernel_size, stride, padding)
-        self.norm = norm_layer(dim)
-
-    def forward(self, x: Tensor) -> Tuple[Tensor, int, int]:
-        """Return tokens ``(B, H * W, C)`` of a map ``(B, in_dim, h, w)``, H and W.
-
-        Raises:
-            ValueError: the map is smaller than the kernel.
-        """
-        least = self.proj.kernel_size[0] - 2 * self.proj.padding[0]
-        if min(x.shape[-2:]) < least:
-            raise ValueError(f'image is {x.shape[-2]}x{x.shape[-1]} pixels (height x width), too '
-                             f'small to embed; resize it to at least {least}x{least}.')
-        x = self.proj(x)
-        height, width = x.shape[-2:]
-        return self.norm(x.flatten(2).transpose(1, 2)), height, width
-
-    def reparameterize(self) -> None:
-        """Fold the norm into the convolution."""
-        if not isinstance(self.norm, nn.Identity):
-            self.norm = fold_norm_after_conv(self.proj, self.norm)
-
-
 class MapLinearAttention(nn.Module):
     """Simplified linear attention over the whole map, plus a 3x3 depth-wise convolution of the
     values, ``get_v``, with kernels of its own for every head.
@@ -69,27 +32,26 @@ class MapLinearAttention(nn.Module):
     Args:
         dim: channels C.
         num_heads: attention heads.
-        grid_size: side of the grid of the keys' positional encoding, which is resized to the
-            map.
+        grid: height and width of the keys' positional encoding, which is resized to the map.
         kernel_size: side of the depth-wise convolution that the heads share.
     """
 
-    def __init__(self, dim: int, num_heads: int, grid_size: int, kernel_size: int = 5) -> None:
+    def __init__(self, dim: int, num_heads: int, grid: Tuple[int, int],
+                 kernel_size: int = 5) -> None:
         super().__init__()
         self.num_heads = num_heads
-        self.grid_size = grid_size
+        self.grid = grid
         head_dim = dim // num_heads
         self.get_v = nn.Conv2d(dim, dim, 3, padding=1, groups=dim)
         self.dwc = nn.Conv2d(head_dim, head_dim, kernel_size, padding=kernel_size // 2,
                              groups=head_dim)
-        self.positional_encoding = nn.Parameter(torch.zeros(1, grid_size * grid_size, dim))
+        self.positional_encoding = nn.Parameter(torch.zeros(1, grid[0] * grid[1], dim))
 
     def forward(self, qkv: Tensor) -> Tensor:
         """Attend among ``qkv: (B, H, W, 3, C)``; return ``(B, H, W, C)``."""
         height, width = qkv.shape[1:3]
         q, k, v = qkv.flatten(1, 2).unbind(2)
-        grid = self.grid_size, self.grid_size
-        k = k + resize_grid(self.positional_encoding, grid, (height, width))
+        k = k + resize_grid(self.positional_encoding, self.grid, (height, width))
         # Both convolutions see the same values, so that one with the sum of their kernels does.
         margin = (self.dwc.kernel_size[0] - 3) // 2
         weight = (self.dwc.weight.repeat(self.num_heads, 1, 1, 1)
@@ -160,7 +122,7 @@ class CSWinBlock(nn.Module):
         num_heads: attention heads.
         attn_type: 'L' for simplified linear attention, 'S' for softmax.
         stripe: width of the stripes of softmax attention; None for the whole map.
-        grid_size: side of the grid of linear attention's positional encoding.
+        grid: height and width of linear attention's positional encoding.
         norm_layer: builds a norm from a number of channels.
         mlp_ratio: hidden channels of the feed-forward part over C.
         qkv_bias: whether query, key and value have a bias.
@@ -168,13 +130,13 @@ class CSWinBlock(nn.Module):
     """
 
     def __init__(self, dim: int, num_heads: int, attn_type: str, stripe: Optional[int],
-                 grid_size: int, norm_layer, mlp_ratio: float = 4.0, qkv_bias: bool = True,
+                 grid: Tuple[int, int], norm_layer, mlp_ratio: float = 4.0, qkv_bias: bool = True,
                  drop_path: float = 0.0) -> None:
         super().__init__()
         self.norm1 = norm_layer(dim)
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
         if attn_type == 'L':
-            attns = [MapLinearAttention(dim, num_heads, grid_size)]
+            attns = [MapLinearAttention(dim, num_heads, grid)]
         elif stripe is None:
             attns = [StripeAttention(dim, num_heads, None, True)]
         else:
@@ -192,6 +154,8 @@ class CSWinBlock(nn.Module):
         out = [attn(part) for attn, part in zip(self.attns, qkv.chunk(len(self.attns), -1))]
         out = out[0] if len(out) == 1 else torch.cat(out, -1)
         x = x + self.drop_path(self.proj(out.flatten(1, 2)))
+        if runs_in_chunks(self, x):
+            return residual_in_chunks(x, lambda t: self.mlp(self.norm2(t)))
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
     def reparameterize(self) -> None:
@@ -210,7 +174,7 @@ class CSWinStage(nn.Module):
         self.grad_checkpointing = False
         self.downsample = None
         if downsample_from is not None:
-            self.downsample = ConvEmbed(downsample_from, dim, 3, 2, 1, norm_layer)
+            self.downsample = ConvPatchEmbed(downsample_from, dim, 3, 2, 1, norm_layer)
         self.blocks = nn.ModuleList(
             CSWinBlock(dim, drop_path=rate, norm_layer=norm_layer, **block) for rate in drop_path)
 
@@ -241,7 +205,8 @@ class CSWinTransformer(FeatureStages):
         norm_layer: name or config of the norm, see :func:`slab_det.layers.make_norm_layer`.
         mlp_ratio: hidden channels of the feed-forward part over the stage's channels.
         qkv_bias: whether query, key and value have a bias.
-        img_size: side in pixels of the square images whose maps the positional encodings fit.
+        img_size: side, or height and width, in pixels of the images whose maps the positional
+            encodings fit.
         in_chans: channels of the image.
         num_classes: classes of the head; 0 for none.
         global_pool: pooling before the head, in timm's words.
@@ -263,7 +228,7 @@ class CSWinTransformer(FeatureStages):
         norm_layer: Union[str, Mapping[str, Any]] = 'PRepBN',
         mlp_ratio: float = 4.0,
         qkv_bias: bool = True,
-        img_size: int = 224,
+        img_size: Union[int, Tuple[int, int]] = 224,
         in_chans: int = 3,
         num_classes: int = 1000,
         global_pool: str = 'avg',
@@ -277,19 +242,21 @@ class CSWinTransformer(FeatureStages):
         dims = [embed_dim * 2**i for i in range(stages)]
         stripes = [None if i == stages - 1 else split for i, split in enumerate(split_sizes)]
         _check_heads(dims, num_heads, attn_types, stripes)
-        if img_size % 2**(stages + 1):
-            raise ValueError(f'img_size must be a multiple of {2**(stages + 1)} pixels, the stride of '
-                             f'the last stage, but got {img_size}.')
+        if any(side % 2**(stages + 1) for side in to_2tuple(img_size)):
+            raise ValueError(f'img_size must be a multiple of {2**(stages + 1)} pixels, the stride '
+                             f'of the last stage, but got {img_size}.')
+        grids = [tuple(side // 2**(i + 2) for side in to_2tuple(img_size)) for i in range(stages)]
 
         make_norm = make_norm_layer(norm_layer)
         self.num_classes = num_classes
         self.num_features = self.head_hidden_size = dims[-1]
-        self.patch_embed = ConvEmbed(in_chans, embed_dim, 7, 4, 2, make_norm)
+        self.patch_embed = ConvPatchEmbed(in_chans, embed_dim, 7, 4, 2, make_norm)
         drop_paths = calculate_drop_path_rates(drop_path_rate, list(depths), stagewise=True)
         self.layers = nn.ModuleList(
-            CSWinStage(dims[i], drop_paths[i], make_norm, downsample_from=dims[i - 1] if i else None,
-                       num_heads=num_heads[i], attn_type=attn_types[i], stripe=stripes[i],
-                       grid_size=img_size // 2**(i + 2), mlp_ratio=mlp_ratio, qkv_bias=qkv_bias)
+            CSWinStage(dims[i], drop_paths[i], make_norm,
+                       downsample_from=dims[i - 1] if i else None, num_heads=num_heads[i],
+                       attn_type=attn_types[i], stripe=stripes[i], grid=grids[i],
+                       mlp_ratio=mlp_ratio, qkv_bias=qkv_bias)
             for i in range(stages))
         self.feature_info = [
             dict(num_chs=dim, reduction=2**(i + 2), module=f'layers.{i}')
@@ -300,8 +267,18 @@ class CSWinTransformer(FeatureStages):
                                    drop_rate=drop_rate, input_fmt='NHWC')
         self.apply(init_linear)
 
-    def forward_stages(self, x: Tensor, last: Optional[int] = None) -> List[Tuple[Tensor, int, int]]:
-        """Return ``(tokens, H, W)`` of every stage up to number ``last``, tokens ``(B, H * W, C)``."""
+    def forward_stages(self, x: Tensor,
+                       last: Optional[int] = None) -> List[Tuple[Tensor, int, int]]:
+        """Return ``(tokens, H, W)`` of every stage up to number ``last``, tokens ``(B, H * W, C)``.
+
+        Sides of the image that 4 does not divide are floored.
+
+        Raises:
+            ValueError: the image is too small for the first convolution.
+        """
+        if min(map(self.patch_embed.output_size, x.shape[-2:])) < 1:
+            raise ValueError(f'image is {x.shape[-2]}x{x.shape[-1]} pixels (height x width), too '
+                             'small for a patch; resize it to at least 3x3.')
         x, height, width = self.patch_embed(x)
         outputs = []
         for stage in self.layers if last is None else self.layers[:last + 1]:
@@ -313,6 +290,11 @@ class CSWinTransformer(FeatureStages):
         """Return the normed map of the last stage, ``(B, H, W, C)``."""
         x, height, width = self.forward_stages(x)[-1]
         return self.norm(x).unflatten(1, (height, width))
+
+    def grid_sizes(self) -> Dict[str, Tuple[int, int]]:
+        """Return height and width of the positional grids, by name."""
+        return {f'{name}.positional_encoding': module.grid for name, module in self.named_modules()
+                if isinstance(module, MapLinearAttention)}
 
     @torch.jit.ignore
     def no_weight_decay(self) -> Set[str]:
@@ -338,8 +320,8 @@ def _check_heads(dims: Sequence[int], num_heads: Sequence[int], attn_types: str,
             raise ValueError(f'num_heads={tuple(num_heads)} does not divide the channels '
                              f'{tuple(dims)} of the stages.')
         if kind == 'S' and stripe is not None and (heads % 2 or stripe < 1):
-            raise ValueError(f'stripes need an even number of heads and a width of 1 or more, but got '
-                             f'num_heads={tuple(num_heads)} and stripes {tuple(stripes)}.')
+            raise ValueError('stripes need an even number of heads and a width of 1 or more, but '
+                             f'got num_heads={tuple(num_heads)} and stripes {tuple(stripes)}.')
 
 
 default_cfgs = generate_default_cfgs({

@@ -6,16 +6,17 @@ map, and the image is padded with zeros to whole patches.
 """
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Set, Tuple, Union
 
-from timm.layers import Attention, DropPath, Mlp, calculate_drop_path_rates, trunc_normal_
+from timm.layers import (Attention, DropPath, Mlp, calculate_drop_path_rates, to_2tuple,
+                         trunc_normal_)
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from timm.models._features import feature_take_indices
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ..layers import (PatchEmbed, fold_norm_into_linear, make_norm_layer,
+from ..layers import (PatchEmbed, fold_norm_into_linear, layer_norm_eps, make_norm_layer,
+                      resize_grid, residual_in_chunks, runs_in_chunks,
                       simplified_linear_attention)
-from ..layers.positions import resize_grid
 from .features import FeatureStages, as_map, init_linear
 
 #: Sizes; tiny and small are published.
@@ -32,29 +33,27 @@ class LinearAttention(nn.Module):
     Args:
         dim: channels C.
         num_heads: attention heads.
-        grid_size: side of the grid of the keys' positional encoding, which is resized to the
-            map.
+        grid: height and width of the keys' positional encoding, which is resized to the map.
         qkv_bias: whether query, key and value have a bias.
         kernel_size: side of the depth-wise convolution.
     """
 
-    def __init__(self, dim: int, num_heads: int, grid_size: int, qkv_bias: bool = True,
+    def __init__(self, dim: int, num_heads: int, grid: Tuple[int, int], qkv_bias: bool = True,
                  kernel_size: int = 5) -> None:
         super().__init__()
         self.num_heads = num_heads
-        self.grid_size = grid_size
+        self.grid = grid
         head_dim = dim // num_heads
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
         self.proj = nn.Linear(dim, dim)
         self.dwc = nn.Conv2d(head_dim, head_dim, kernel_size, padding=kernel_size // 2,
                              groups=head_dim)
-        self.positional_encoding = nn.Parameter(torch.zeros(1, grid_size * grid_size, dim))
+        self.positional_encoding = nn.Parameter(torch.zeros(1, grid[0] * grid[1], dim))
 
     def forward(self, x: Tensor, height: int, width: int) -> Tensor:
         """Attend among ``x: (B, height * width, C)``."""
         q, k, v = self.qkv(x).chunk(3, dim=-1)
-        grid = self.grid_size, self.grid_size
-        k = k + resize_grid(self.positional_encoding, grid, (height, width))
+        k = k + resize_grid(self.positional_encoding, self.grid, (height, width))
         out = simplified_linear_attention(q, k, v, height, width, self.num_heads, self.dwc.weight,
                                           self.dwc.bias)
         return self.proj(out)
@@ -63,7 +62,8 @@ class LinearAttention(nn.Module):
 class SoftmaxAttention(Attention):
     """timm's softmax attention among all tokens, the class token included."""
 
-    def __init__(self, dim: int, num_heads: int, grid_size: int, qkv_bias: bool = True) -> None:
+    def __init__(self, dim: int, num_heads: int, grid: Tuple[int, int],
+                 qkv_bias: bool = True) -> None:
         super().__init__(dim, num_heads, qkv_bias=qkv_bias)
 
     def forward(self, x: Tensor, height: int, width: int) -> Tensor:
@@ -81,19 +81,20 @@ class Block(nn.Module):
         dim: channels C.
         num_heads: attention heads.
         attn_type: 'L' for simplified linear attention, 'S' for softmax.
-        grid_size: side of the grid of linear attention's positional encoding.
+        grid: height and width of linear attention's positional encoding.
         norm_layer: builds a norm from a number of channels.
         mlp_ratio: hidden channels of the feed-forward part over C.
         qkv_bias: whether query, key and value have a bias.
         drop_path: probability that a residual branch is dropped.
     """
 
-    def __init__(self, dim: int, num_heads: int, attn_type: str, grid_size: int, norm_layer,
-                 mlp_ratio: float = 4.0, qkv_bias: bool = True, drop_path: float = 0.0) -> None:
+    def __init__(self, dim: int, num_heads: int, attn_type: str, grid: Tuple[int, int],
+                 norm_layer, mlp_ratio: float = 4.0, qkv_bias: bool = True,
+                 drop_path: float = 0.0) -> None:
         super().__init__()
         self.grad_checkpointing = False
         self.norm1 = norm_layer(dim)
-        self.attn = ATTENTION[attn_type](dim, num_heads, grid_size, qkv_bias)
+        self.attn = ATTENTION[attn_type](dim, num_heads, grid, qkv_bias)
         self.norm2 = norm_layer(dim)
         self.mlp = Mlp(dim, int(dim * mlp_ratio))
         self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
@@ -101,6 +102,8 @@ class Block(nn.Module):
     def forward(self, x: Tensor, height: int, width: int) -> Tensor:
         """Map tokens ``(B, N, C)`` of a map ``height x width`` to the same shape."""
         x = x + self.drop_path(self.attn(self.norm1(x), height, width))
+        if runs_in_chunks(self, x):
+            return residual_in_chunks(x, lambda t: self.mlp(self.norm2(t)))
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
     def reparameterize(self) -> None:
@@ -127,7 +130,8 @@ class VisionTransformer(FeatureStages):
             epsilon of the LayerNorm is 1e-6 unless the config says otherwise.
         mlp_ratio: hidden channels of the feed-forward part over C.
         qkv_bias: whether query, key and value have a bias.
-        img_size: side in pixels of the square images whose grid of patches the positions have.
+        img_size: side, or height and width, in pixels of the images whose grid of patches the
+            positions have.
         patch_size: side of a patch in pixels.
         in_chans: channels of the image.
         num_classes: classes of the head; 0 for none.
@@ -150,7 +154,7 @@ class VisionTransformer(FeatureStages):
         norm_layer: Union[str, Mapping[str, Any]] = 'PRepBN',
         mlp_ratio: float = 4.0,
         qkv_bias: bool = True,
-        img_size: int = 224,
+        img_size: Union[int, Tuple[int, int]] = 224,
         patch_size: int = 16,
         in_chans: int = 3,
         num_classes: int = 1000,
@@ -160,14 +164,15 @@ class VisionTransformer(FeatureStages):
     ) -> None:
         super().__init__()
         if attn_types not in ATTENTION:
-            raise ValueError(f"attn_types must be 'L' (linear) or 'S' (softmax), one letter for all "
+            raise ValueError("attn_types must be 'L' (linear) or 'S' (softmax), one letter for all "
                              f'blocks, but got {attn_types!r}.')
         if embed_dim % num_heads:
-            raise ValueError(f'num_heads={num_heads} does not divide embed_dim={embed_dim} channels.')
-        if img_size % patch_size:
+            raise ValueError(f'num_heads={num_heads} does not divide embed_dim={embed_dim} '
+                             'channels.')
+        self.grid = tuple(side // patch_size for side in to_2tuple(img_size))
+        if tuple(side * patch_size for side in self.grid) != tuple(to_2tuple(img_size)):
             raise ValueError(f'patch_size={patch_size} does not divide img_size={img_size} pixels.')
         make_norm = make_norm_layer(norm_layer, **layer_norm_eps(norm_layer))
-        self.grid_size = img_size // patch_size
         self.num_classes = num_classes
         self.num_features = self.head_hidden_size = embed_dim
         self.num_prefix_tokens = int(attn_types == 'S')
@@ -178,13 +183,14 @@ class VisionTransformer(FeatureStages):
         if self.num_prefix_tokens:
             self.cls_token = nn.Parameter(trunc_normal_(torch.empty(1, 1, embed_dim), std=0.02))
         self.pos_embed = nn.Parameter(
-            trunc_normal_(torch.empty(1, self.grid_size**2, embed_dim), std=0.02))
+            trunc_normal_(torch.empty(1, self.grid[0] * self.grid[1], embed_dim), std=0.02))
         drop_paths = calculate_drop_path_rates(drop_path_rate, depth)
         self.blocks = nn.ModuleList(
-            Block(embed_dim, num_heads, attn_types, self.grid_size, make_norm, mlp_ratio, qkv_bias,
+            Block(embed_dim, num_heads, attn_types, self.grid, make_norm, mlp_ratio, qkv_bias,
                   drop_path) for drop_path in drop_paths)
         self.feature_info = [
-            dict(num_chs=embed_dim, reduction=patch_size, module=f'blocks.{i}') for i in range(depth)
+            dict(num_chs=embed_dim, reduction=patch_size, module=f'blocks.{i}')
+            for i in range(depth)
         ]
         self.norm = make_norm(embed_dim)
         self.head_drop = nn.Dropout(drop_rate)
@@ -201,15 +207,14 @@ class VisionTransformer(FeatureStages):
         if global_pool is None:
             return pools[0]
         if global_pool not in pools:
-            raise ValueError(f'global_pool must be one of {", ".join(map(repr, pools))} here, but got '
-                             f"{global_pool!r}; only attn_types='S' has a class token.")
+            raise ValueError(f'global_pool must be one of {", ".join(map(repr, pools))} here, but '
+                             f"got {global_pool!r}; only attn_types='S' has a class token.")
         return global_pool
 
     def _embed(self, x: Tensor) -> Tuple[Tensor, int, int]:
         """Return tokens with their positions, the class token first, H and W."""
         x, height, width = self.patch_embed(x)
-        grid = self.grid_size, self.grid_size
-        x = x + resize_grid(self.pos_embed, grid, (height, width), mode='bicubic')
+        x = x + resize_grid(self.pos_embed, self.grid, (height, width), mode='bicubic')
         if self.cls_token is not None:
             x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), x], dim=1)
         return x, height, width
@@ -227,7 +232,8 @@ class VisionTransformer(FeatureStages):
             outputs.append(self.norm(x) if i == len(self.feature_info) - 1 else x)
         return outputs, height, width
 
-    def forward_stages(self, x: Tensor, last: Optional[int] = None) -> List[Tuple[Tensor, int, int]]:
+    def forward_stages(self, x: Tensor,
+                       last: Optional[int] = None) -> List[Tuple[Tensor, int, int]]:
         """Return ``(tokens, H, W)`` of every block up to number ``last``, tokens ``(B, H * W, C)``
         without the class token. The last block's are normed."""
         outputs, height, width = self._tokens(x, last)
@@ -294,6 +300,11 @@ class VisionTransformer(FeatureStages):
             self.head = nn.Linear(self.num_features, num_classes).to(self.pos_embed)
             init_linear(self.head)
 
+    def grid_sizes(self) -> Dict[str, Tuple[int, int]]:
+        """Return height and width of the positional grids, by name."""
+        grids = ('pos_embed', 'positional_encoding')
+        return {name: self.grid for name, _ in self.named_parameters() if name.endswith(grids)}
+
     @torch.jit.ignore
     def no_weight_decay(self) -> Set[str]:
         """Names of the parameters that take no weight decay besides norms and biases."""
@@ -307,20 +318,11 @@ class VisionTransformer(FeatureStages):
                     blocks=[(r'^blocks\.(\d+)', None), (r'^norm', (99999,))])
 
 
-def layer_norm_eps(norm: Union[str, Mapping[str, Any]], eps: float = 1e-6) -> Dict[str, float]:
-    """Return ``eps`` as default for norms with a LayerNorm; BatchNorm keeps its own."""
-    norm_type = norm if isinstance(norm, str) else norm.get('type')
-    return {'eps': eps} if norm_type in ('PRepBN', 'LN') else {}
-
-
-def _cfg(classifier: str = 'head', **kwargs: Any) -> Dict[str, Any]:
-    return dict(url='', num_classes=1000, input_size=(3, 224, 224), pool_size=None, crop_pct=0.9,
-                interpolation='bicubic', mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225),
-                first_conv='patch_embed.proj', classifier=classifier, license='apache-2.0', **kwargs)
-
-
 default_cfgs = generate_default_cfgs({
-    name: _cfg()
+    name: dict(
+        url='', num_classes=1000, input_size=(3, 224, 224), pool_size=None, crop_pct=0.9,
+        interpolation='bicubic', mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225),
+        first_conv='patch_embed.proj', classifier='head', license='apache-2.0')
     for arch in ARCHS for name in (f'slab_deit_{arch}', f'deit_{arch}_prepbn')
 })
 

@@ -15,7 +15,7 @@ ARCH = dict(embed_dims=8, depths=(1, 1, 2), num_heads=(2, 2, 4))
 
 def build(**kwargs):
     cfg = dict(type='SLABCSWinTransformer', arch=ARCH, attn_types='LSS', split_sizes=(2, 3, 3),
-               pretrain_img_size=64, out_indices=(0, 1, 2), drop_path_rate=0.0)
+               img_size=64, out_indices=(0, 1, 2), drop_path_rate=0.0)
     return MODELS.build({**cfg, **kwargs})
 
 
@@ -23,7 +23,7 @@ def published(tmp_path, **kwargs):
     file = golden.load('slab_cswin_t')
     path = tmp_path / 'slab_cswin_tiny.pth'
     torch.save({'model': golden.published_state_dict(file)}, path)
-    cfg = dict(arch='tiny', attn_types='LLSS', split_sizes=(1, 2, 7, 7), pretrain_img_size=224,
+    cfg = dict(arch='tiny', attn_types='LLSS', split_sizes=(1, 2, 7, 7), img_size=224,
                out_indices=(0, 1, 2, 3), init_cfg=dict(type='Pretrained', checkpoint=str(path)))
     return build(**{**cfg, **kwargs}), file
 
@@ -75,7 +75,7 @@ def test_deploy_builds_the_network_that_reparameterizing_gives():
 @pytest.mark.parametrize('change, message', [
     (dict(arch='small'), r'lacks layers.2.blocks.18.*depths \(2, 4, 32, 2\)'),
     (dict(attn_types='SSSS'), 'has no place for layers.0.blocks.0.attns.0.'),
-    (dict(pretrain_img_size=384), 'the grid layers.0.blocks.0.attns.0.positional_encoding'),
+    (dict(img_size=384), 'the grid layers.0.blocks.0.attns.0.positional_encoding'),
     (dict(deploy=True), 'the model has deploy=True, but the checkpoint is not'),
 ])
 def test_checkpoints_that_do_not_fit_are_refused(change, message, tmp_path):

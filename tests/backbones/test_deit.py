@@ -14,7 +14,7 @@ ARCH = dict(embed_dims=16, depth=3, num_heads=2)
 
 
 def build(**kwargs):
-    cfg = dict(type='SLABVisionTransformer', arch=ARCH, pretrain_img_size=32, patch_size=8)
+    cfg = dict(type='SLABVisionTransformer', arch=ARCH, img_size=32, patch_size=8)
     return MODELS.build({**cfg, **kwargs})
 
 
@@ -28,7 +28,7 @@ def save_published(name, path):
 def test_published_weights_give_the_published_features_after_the_closing_norm(name, arch, kind, tmp_path):
     file = save_published(name, tmp_path / 'published.pth')
     backbone = build(
-        arch=arch, attn_types=kind, pretrain_img_size=224, patch_size=16,
+        arch=arch, attn_types=kind, img_size=224, patch_size=16,
         init_cfg=dict(type='Pretrained', checkpoint=str(tmp_path / 'published.pth')))
     backbone.init_weights()
     with torch.no_grad():
@@ -98,14 +98,14 @@ def test_deploy_builds_the_network_that_reparameterizing_gives(kind):
 @pytest.mark.parametrize('change, message', [
     (dict(arch='small'), '192 channels in the checkpoint, but 384 in the model'),
     (dict(attn_types='S'), 'has no place for blocks.0.attn.positional_encoding'),
-    (dict(pretrain_img_size=384), 'the grid pos_embed has shape .1, 196, 192. .*resize_grids=True'),
+    (dict(img_size=384), 'the grid pos_embed has shape .1, 196, 192. .*resize_grids=True'),
     (dict(norm_cfg=dict(type='LN')), 'PRepBN at ratio 0.*a LayerNorm in the model'),
     (dict(deploy=True), 'the model has deploy=True, but the checkpoint is not'),
 ])
 def test_checkpoints_that_do_not_fit_are_refused(change, message, tmp_path):
     save_published('slab_deit_t', tmp_path / 'slab_deit_tiny.pth')
     init_cfg = dict(type='Pretrained', checkpoint=str(tmp_path / 'slab_deit_tiny.pth'))
-    backbone = build(**{**dict(arch='tiny', pretrain_img_size=224, patch_size=16), **change,
+    backbone = build(**{**dict(arch='tiny', img_size=224, patch_size=16), **change,
                         'init_cfg': init_cfg})
     with pytest.raises(CheckpointError, match=message):
         backbone.init_weights()

@@ -61,6 +61,19 @@ def test_grids_are_resized_only_when_asked(kind):
     torch.testing.assert_close(weights['pos_embed'], grid.flatten(2).transpose(1, 2))
 
 
+def test_square_grids_fill_those_of_a_model_that_is_not_square():
+    source = VisionTransformer(attn_types='L', **SMALL)
+    model = VisionTransformer(attn_types='L', **{**SMALL, 'img_size': (24, 48)})
+    assert model.grid_sizes() == dict.fromkeys(
+        ['pos_embed', *(f'blocks.{i}.attn.positional_encoding' for i in range(2))], (3, 6))
+    weights, report = convert_state_dict(source.state_dict(), model.state_dict(), resize_grids=True,
+                                         grid_sizes=model.grid_sizes())
+    assert len(report.resized) == 3
+    grid = source.pos_embed.view(1, 4, 4, 16).permute(0, 3, 1, 2)
+    grid = torch.nn.functional.interpolate(grid, (3, 6), mode='bicubic', align_corners=False)
+    torch.testing.assert_close(weights['pos_embed'], grid.flatten(2).transpose(1, 2))
+
+
 def test_distilled_checkpoint_is_refused_by_name():
     published = VisionTransformer(attn_types='S', **SMALL).state_dict()
     published['dist_token'] = published['cls_token']

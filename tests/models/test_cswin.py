@@ -74,7 +74,7 @@ def test_stripe_attention_stripe_by_stripe(vertical, height, width):
 
 def test_linear_attention_adds_a_convolution_with_kernels_of_every_head():
     torch.manual_seed(0)
-    attn = MapLinearAttention(8, 2, grid_size=4).double()
+    attn = MapLinearAttention(8, 2, grid=(4, 4)).double()
     torch.nn.init.normal_(attn.positional_encoding)
     qkv = torch.randn(2, 4, 4, 3, 8, dtype=torch.float64)
     q, k, v = qkv.flatten(1, 2).unbind(2)

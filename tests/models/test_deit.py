@@ -72,11 +72,11 @@ def test_timm_weights_give_timms_features_at_ratio_1():
 def test_linear_attention_is_its_quadratic_definition_on_a_map_that_is_not_square():
     torch.manual_seed(0)
     height, width = 3, 5
-    attn = LinearAttention(8, 2, grid_size=4).double()
+    attn = LinearAttention(8, 2, grid=(2, 8)).double()
     torch.nn.init.normal_(attn.positional_encoding)
     x = torch.randn(2, height * width, 8, dtype=torch.float64)
     q, k, v = F.linear(x, attn.qkv.weight, attn.qkv.bias).split(8, -1)
-    grid = attn.positional_encoding.view(1, 4, 4, 8).permute(0, 3, 1, 2)
+    grid = attn.positional_encoding.view(1, 2, 8, 8).permute(0, 3, 1, 2)
     grid = F.interpolate(grid, (height, width), mode='bilinear', align_corners=False)
     k = k + grid.flatten(2).transpose(1, 2)
     heads = []
