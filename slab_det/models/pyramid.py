@@ -94,7 +94,7 @@ class PyramidStage(nn.Module):
     def forward(self, x: Tensor, height: int, width: int) -> Tuple[Tensor, int, int]:
         """Map ``(B, height * width, C)`` to this stage's tokens; return them, H and W."""
         if self.downsample is not None:
-            image = x.unflatten(1, (height, width)).permute(0, 3, 1, 2)
+            image = x.view(x.shape[0], height, width, -1).permute(0, 3, 1, 2)
             x, height, width = self.downsample(image)
         if self.absolute_pos_embed is not None:
             x = x + resize_grid(self.absolute_pos_embed, self.grid, (height, width)).to(x.dtype)
