@@ -37,8 +37,8 @@ class RandomStateHook(Hook):
 
     Only resuming restores; ``load_from`` takes nothing but weights. Not covered are transforms
     that remember earlier samples, and randomness of libraries with generators of their own.
-    With several processes the states of all are saved at the end of epochs, before validation
-    and wherever a ``CheckpointHook`` saves by iteration.
+    With several processes the states of all are collected when an epoch ends, before validation,
+    and after each iteration for which a ``CheckpointHook`` saves, before other hooks act on it.
     """
     # Early: the other hooks shall meet the data loader that is really used.
     priority = 'VERY_HIGH'

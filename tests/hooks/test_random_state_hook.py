@@ -61,7 +61,8 @@ ITERS = dict(by_epoch=False, length=12)
     (EPOCHS, dict(interval=5, by_epoch=False), 'iter_5', 5),
     (EPOCHS, dict(interval=4, by_epoch=False), 'iter_8', 8),
     (ITERS, dict(interval=5, by_epoch=False), 'iter_5', 5),
-    (dict(ITERS, sampler='DefaultSampler', length=6), dict(interval=5, by_epoch=False), 'iter_5', 5),
+    (dict(ITERS, sampler='DefaultSampler', length=6), dict(interval=5, by_epoch=False), 'iter_5',
+     5),
 ], ids=['epoch', 'within-epoch', 'epoch-end-by-iter', 'endless', 'iter-finite'])
 def test_resumed_run_equals_the_uninterrupted_one(train, loop, save, name, done, workers):
     arguments = dict(loop, checkpoint=save, loader=workers, validate=True,

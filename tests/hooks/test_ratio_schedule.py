@@ -23,7 +23,8 @@ def test_cosine_is_half_a_period():
     assert got[3] == pytest.approx(0.6)
 
 
-@pytest.mark.parametrize('begin, end, num_steps', [(0, 12, 4), (3, 10, 7), (0, 7, 3), (5, 105, 100)])
+@pytest.mark.parametrize('begin, end, num_steps',
+                         [(0, 12, 4), (3, 10, 7), (0, 7, 3), (5, 105, 100)])
 def test_step_drops_num_steps_times_and_equally(begin, end, num_steps):
     values = [scheduled_ratio(t, begin, end, 1, 0, 'step', num_steps) for t in range(end + 3)]
     for t, value in enumerate(values):

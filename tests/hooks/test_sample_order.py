@@ -38,7 +38,9 @@ def expected():
     dict(num_workers=1),
     dict(num_workers=3),
     dict(num_workers=2, persistent_workers=True),
-    dict(num_workers=2, persistent_workers=True, multiprocessing_context='spawn'),
+    pytest.param(
+        dict(num_workers=2, persistent_workers=True, multiprocessing_context='spawn'),
+        marks=pytest.mark.slow),
 ], ids=str)
 def test_samples_do_not_depend_on_the_workers(expected, kwargs):
     assert epochs(*make_loader(shuffle=True, **kwargs)) == expected
