@@ -186,6 +186,19 @@ def test_averaged_model_takes_the_current_ratio(make_runner, update_buffers):
             saved['ema_state_dict']['module.norm1.repbn.bn.running_mean']) is not update_buffers
 
 
+@pytest.mark.parametrize('update_buffers', [True, False])
+def test_averaged_model_resumes_at_the_right_ratio(make_runner, update_buffers):
+    ema = dict(type='EMAHook', momentum=0.1, update_buffers=update_buffers)
+    arguments = dict(validate=True, checkpoint=dict(interval=1))
+    whole = make_runner([ema, PRepBNHook(end=1.0)], **arguments)
+    whole.train()
+    rest = make_runner([ema, PRepBNHook(end=1.0)], resume=True,
+                       load_from=f'{whole.work_dir}/epoch_2.pth', **arguments)
+    rest.train()
+    assert ratios(rest) == ratios(whole)[8:]
+    assert rest.model.seen['predict'] == whole.model.seen['predict'][4:]
+
+
 def test_averaged_model_validates_in_the_right_mode(make_runner):
     """At ratio 0 the swapped-in model must have left the LayerNorm branch."""
     ema = dict(type='EMAHook', momentum=0.1, update_buffers=True)

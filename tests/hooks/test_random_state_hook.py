@@ -9,6 +9,7 @@ from mmengine.hooks import Hook
 from torch.utils.data import DataLoader, IterableDataset
 
 from slab_det.hooks import PRepBNHook, RandomStateHook
+from slab_det.hooks.random_state_hook import _hold_back
 
 from .tiny import Numbers, TinyModel
 
@@ -178,6 +179,29 @@ def test_trained_batches_are_not_read_again(train, loop):
     whole = train(**arguments)
     train(resume=True, load_from=f'{whole[0].work_dir}/iter_6.pth', data=Counting(), **arguments)
     assert len(read) == (12 - 6) * 2
+
+
+@pytest.mark.parametrize('skip', [
+    lambda batches: None,
+    lambda batches: [next(batches) for _ in range(5)],
+    lambda batches: batches.skip_iter(5),
+], ids=['mmengine 0.10.0', 'mmengine 0.10.7', 'onedl-mmengine'])
+def test_every_way_in_which_a_loop_skips_leaves_the_data_alone(skip):
+    class Loop:
+        dataloader_iterator = None
+
+        def __init__(self):
+            self.trained = []
+
+        def run_iter(self, batch):
+            self.trained.append(batch)
+
+    loop = Loop()
+    _hold_back(loop, iter('abc'))
+    skip(loop.dataloader_iterator)
+    for _ in range(3):
+        loop.run_iter(next(loop.dataloader_iterator))
+    assert loop.trained == ['a', 'b', 'c'] and 'run_iter' not in vars(loop)
 
 
 def test_load_from_takes_the_weights_only(train):
