@@ -4,13 +4,13 @@ from typing import Any, Dict, Mapping, Optional, Sequence, Tuple
 from mmcv.cnn import build_norm_layer
 from mmengine.logging import MMLogger
 from mmengine.model import BaseModule
-from mmengine.runner import CheckpointLoader
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..checkpoints import convert_state_dict, read_checkpoint, select_state_dict
+from ..checkpoints import convert_state_dict, select_state_dict, stored_grid_sizes
 from ..deploy import reparameterize
 from ..models import FeatureStages
+from .sources import open_checkpoint
 
 
 class SLABBackbone(BaseModule):
@@ -30,8 +30,9 @@ class SLABBackbone(BaseModule):
         with_cp: recompute the blocks' activations in the backward pass to save memory.
         deploy: build the re-parameterized network, whose norms are folded.
         init_cfg: ``dict(type='Pretrained', checkpoint=FILE, prefix=None, resize_grids=False)``
-            loads weights of any known origin, see :mod:`slab_det.checkpoints`; FILE may also be
-            ``timm://MODEL``. ``resize_grids`` allows positional grids to be resized to the model's.
+            loads weights of any known origin, see :mod:`slab_det.checkpoints`; FILE is a path or
+            an address, see :func:`~slab_det.backbones.sources.open_checkpoint`; ``resize_grids``
+            allows positional grids to be resized to the model's.
     """
 
     def __init__(
@@ -78,7 +79,7 @@ class SLABBackbone(BaseModule):
         maps = []
         for i in self.out_indices:
             tokens, height, width = outputs[i]
-            tokens = getattr(self, f'norm{i}')(tokens).unflatten(1, (height, width))
+            tokens = getattr(self, f'norm{i}')(tokens).view(x.shape[0], height, width, -1)
             maps.append(tokens.permute(0, 3, 1, 2).contiguous())
         return tuple(maps)
 
@@ -89,10 +90,7 @@ class SLABBackbone(BaseModule):
             super().init_weights()
             return
         path = cfg['checkpoint']
-        if '://' in path:
-            checkpoint = CheckpointLoader.load_checkpoint(path, map_location='cpu')
-        else:
-            checkpoint = read_checkpoint(path)
+        checkpoint = open_checkpoint(path)
         source = select_state_dict(checkpoint, cfg.get('prefix'))
         # Sources know nothing of the wrapper: its network is theirs, its output norms are norm{i}.
         names = {key[4:] if key.startswith('net.') else key: key for key in self.state_dict()}
@@ -101,7 +99,7 @@ class SLABBackbone(BaseModule):
         source = {key[4:] if key.startswith('net.') else key: value for key, value in source.items()}
         weights, report = convert_state_dict(
             source, target, optional=output_norms, resize_grids=cfg.get('resize_grids', False),
-            grid_sizes=self.net.grid_sizes())
+            grid_sizes=self.net.grid_sizes(), source_grid_sizes=stored_grid_sizes(checkpoint))
         self.load_state_dict({names[name]: value for name, value in weights.items()}, strict=False)
         self._is_init = True
         MMLogger.get_current_instance().info(f'Loaded {path} into {type(self).__name__}: '

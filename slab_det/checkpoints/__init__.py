@@ -2,12 +2,12 @@
 from .convert import convert_state_dict, load_into
 from .families import FAMILIES, detect_family, to_our_names
 from .family import CheckpointError, Family
-from .reading import read_checkpoint, select_state_dict
+from .reading import read_checkpoint, select_state_dict, stored_grid_sizes
 from .report import LoadReport
 from .timm_filter import checkpoint_filter_fn
 
 __all__ = [
     'CheckpointError', 'FAMILIES', 'Family', 'LoadReport', 'checkpoint_filter_fn',
     'convert_state_dict', 'detect_family', 'load_into', 'read_checkpoint', 'select_state_dict',
-    'to_our_names'
+    'stored_grid_sizes', 'to_our_names'
 ]

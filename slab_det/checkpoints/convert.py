@@ -9,7 +9,7 @@ from ..layers.norm_names import (STEP_COUNTERS, canonical_norm, layer_norm_entri
 from ..layers.positions import resize_grid, square_grid
 from .families import detect_family, to_our_names
 from .family import CheckpointError, Family, Weights
-from .reading import read_checkpoint, select_state_dict
+from .reading import read_checkpoint, select_state_dict, stored_grid_sizes
 from .report import LoadReport, shorten
 
 GridSizes = Mapping[str, Tuple[int, int]]
@@ -21,6 +21,7 @@ def convert_state_dict(
     optional: Tuple[str, ...] = (),
     resize_grids: bool = False,
     grid_sizes: Optional[GridSizes] = None,
+    source_grid_sizes: Optional[GridSizes] = None,
     unchecked: Tuple[str, ...] = (),
 ) -> Tuple[Dict[str, Tensor], LoadReport]:
     """Return ``source`` under the names of ``target``, and a report.
@@ -30,9 +31,10 @@ def convert_state_dict(
         target: state dict of the model that it is for; names and shapes are read, and the values
             of the RepBN or LayerNorm branches that the source lacks.
         optional: prefixes of the target that the source may lack.
-        resize_grids: resize positional grids, which must be square in the source, to those of
-            the target; otherwise a grid of another size is refused.
+        resize_grids: resize positional grids to those of the target; otherwise a grid of another
+            size is refused.
         grid_sizes: heights and widths of the target's grids that are not square, by name.
+        source_grid_sizes: the same of the source, under the target's names.
         unchecked: prefixes of entries whose shapes the caller checks.
 
     Raises:
@@ -50,15 +52,16 @@ def convert_state_dict(
     fitted = {}
     for key, value in weights.items():
         if key in target:
-            if value.shape != target[key].shape and not key.startswith(unchecked):
-                if family.grid_mode(key) is None:
-                    raise CheckpointError(
-                        f'{key} has shape {tuple(value.shape)} in the checkpoint ({origin}), but '
-                        f'{tuple(target[key].shape)} in the model ({model}); choose the arch and '
-                        'options of the checkpoint.')
-                size = (grid_sizes or {}).get(key)
-                value = _fit_grid(key, value, target[key], size, family, resize_grids)
+            sizes = [(known or {}).get(key) for known in (source_grid_sizes, grid_sizes)]
+            another = value.shape != target[key].shape and not key.startswith(unchecked)
+            if family.grid_mode(key) and (another or None not in sizes and sizes[0] != sizes[1]):
+                value = _fit_grid(key, value, target[key], sizes, family, resize_grids)
                 report.resized.append(key)
+            elif another:
+                raise CheckpointError(
+                    f'{key} has shape {tuple(value.shape)} in the checkpoint ({origin}), but '
+                    f'{tuple(target[key].shape)} in the model ({model}); choose the arch and '
+                    'options of the checkpoint.')
             fitted[key] = value
             report.used.append(key)
         elif family.may_be_ignored(key, target):
@@ -91,9 +94,10 @@ def load_into(model: nn.Module, path: str, prefix: Optional[str] = None,
         FileNotFoundError, CheckpointError: see :func:`read_checkpoint` and
             :func:`convert_state_dict`.
     """
-    source = select_state_dict(read_checkpoint(path), prefix)
-    weights, report = convert_state_dict(source, model.state_dict(), resize_grids=resize_grids,
-                                         grid_sizes=model.grid_sizes())
+    checkpoint = read_checkpoint(path)
+    weights, report = convert_state_dict(
+        select_state_dict(checkpoint, prefix), model.state_dict(), resize_grids=resize_grids,
+        grid_sizes=model.grid_sizes(), source_grid_sizes=stored_grid_sizes(checkpoint))
     model.load_state_dict(weights, strict=False)
     return report
 
@@ -106,25 +110,27 @@ def _describe_target(target: Weights, family: Family, origin: str) -> str:
     return family.describe(target)
 
 
-def _fit_grid(key: str, value: Tensor, target: Tensor, size: Optional[Tuple[int, int]],
+def _fit_grid(key: str, value: Tensor, target: Tensor, sizes: List[Optional[Tuple[int, int]]],
               family: Family, resize: bool) -> Tensor:
-    """Return the grid ``value`` resized to the shape of ``target``."""
-    tokens = value.shape[-2], target.shape[-2]
+    """Return the grid ``value`` resized to the shape of ``target``; ``sizes`` are height and width
+    of both, None for a square."""
     if value.shape[-1] != target.shape[-1]:
         raise CheckpointError(f'{key} has {value.shape[-1]} channels in the checkpoint, but '
                               f'{target.shape[-1]} in the model; choose the arch of the checkpoint.')
     if not resize:
+        words = [str(tuple(grid.shape)) + (' of {} x {} tokens'.format(*size) if size else '')
+                 for grid, size in zip((value, target), sizes)]
         raise CheckpointError(
-            f'the grid {key} has shape {tuple(value.shape)} in the checkpoint, but '
-            f'{tuple(target.shape)} in the model; build the model for the size of images or '
-            'windows of the checkpoint, or allow grids to be resized with resize_grids=True.')
+            f'the grid {key} has shape {words[0]} in the checkpoint, but {words[1]} in the model; '
+            'build the model for the size of images or windows of the checkpoint, or allow grids '
+            'to be resized with resize_grids=True.')
     try:
-        sizes = square_grid(tokens[0]), size or square_grid(tokens[1])
+        sizes = [size or square_grid(grid.shape[-2]) for size, grid in zip(sizes, (value, target))]
     except ValueError as error:
         raise CheckpointError(f'{key} cannot be resized: {error}') from error
-    grid = value.view(1, *value.shape[-2:]).float()
-    grid = resize_grid(grid, *sizes, mode=family.grid_mode(key))
-    return grid.to(value.dtype).view(target.shape)
+    grid = resize_grid(value.reshape(1, *value.shape[-2:]).float(), *sizes,
+                       mode=family.grid_mode(key))
+    return grid.to(value.dtype).reshape(target.shape)
 
 
 def _convert_norms(weights: Dict[str, Tensor], target: Weights, moved: List[str]) -> Optional[float]:

@@ -29,30 +29,36 @@ def translate(state_dict: Weights) -> Dict[str, Dict[str, Tensor]]:
         fc2 = 4 if has_conv_mlp(state_dict) else 3
         return {key: _mmdet_entries(key, value, offset, fc2) for key, value in state_dict.items()}
     token = 'cls_token' in state_dict
+    name_of = _published_name if any(key.startswith('block1.') for key in state_dict) else _timm_name
     entries = {}
     for key, value in state_dict.items():
-        name = _our_name(key)
+        name = name_of(key)
         if name is not None and name.endswith('.absolute_pos_embed') and token:
             value = _without_class_token(value)
         entries[key] = {} if name is None else {name: value}
     return entries
 
 
-def _our_name(key: str) -> Optional[str]:
-    """Translate a published, official or timm's name; ours stays as it is."""
+def _timm_name(key: str) -> str:
+    """Translate timm's name; ours stays as it is."""
+    return re.sub(r'^head\.(weight|bias)$', r'head.fc.\1', re.sub(r'^stages\.', 'layers.', key))
+
+
+def _published_name(key: str) -> Optional[str]:
+    """Translate a published or official name: stages count from 1 and have no common prefix."""
     if key == 'cls_token':
         return None
-    key = re.sub(r'^stages\.', 'layers.', key).replace('.dwconv.dwconv.', '.dwconv.')
-    key = re.sub(r'^head\.(weight|bias)$', r'head.fc.\1', key)
     match = re.match(r'(patch_embed|pos_embed|block|norm)(\d+)(?:\.(.*))?$', key)
     if not match:
-        return key
+        return _timm_name(key)
     what, stage, rest = match.group(1), int(match.group(2)) - 1, match.group(3)
     if what == 'patch_embed':
         return f'layers.{stage}.downsample.{rest}' if stage else f'patch_embed.{rest}'
     if what == 'pos_embed':
         return f'layers.{stage}.absolute_pos_embed'
-    return f'layers.{stage}.blocks.{rest}' if what == 'block' else f'layers.{stage}.norm.{rest}'
+    if what == 'norm':
+        return f'layers.{stage}.norm.{rest}'
+    return f'layers.{stage}.blocks.{rest}'.replace('.dwconv.dwconv.', '.dwconv.')
 
 
 def _without_class_token(positions: Tensor) -> Tensor:
@@ -98,10 +104,11 @@ def arguments(state_dict: Weights) -> Dict[str, Any]:
     dims = [state_dict[f'{a}q.weight'].shape[0] for a in attn]
     ratios = [state_dict[f'{a}sr.weight'].shape[-1] if f'{a}sr.weight' in state_dict else 1
               for a in attn]
-    # Softmax attention does not show its heads in shapes; the first stage has one, and heads are
-    # of one width.
+    # Softmax attention does not show its heads in shapes; published heads are as wide as the
+    # first stage.
     heads = [dim // (state_dict[f'{a}dwc.weight'].shape[0] if kind == 'L' else dims[0])
              for a, kind, dim in zip(attn, kinds, dims)]
+    heads = [n if n and dim % n == 0 else 1 for n, dim in zip(heads, dims)]
     found = dict(
         embed_dims=tuple(dims),
         depths=tuple(count_children(state_dict, f'layers.{i}.blocks.') for i in stages),

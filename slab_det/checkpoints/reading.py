@@ -2,7 +2,7 @@
 import os
 import pickle
 import zipfile
-from typing import Any, Dict, Mapping, Optional
+from typing import Any, Dict, Mapping, Optional, Tuple
 
 import torch
 from torch import Tensor
@@ -83,3 +83,14 @@ def select_state_dict(checkpoint: Mapping[str, Any], prefix: Optional[str] = Non
                                   f'entries begin with {", ".join(map(repr, tops))}.')
         weights = below
     return weights
+
+
+def stored_grid_sizes(checkpoint: Mapping[str, Any]) -> Dict[str, Tuple[int, int]]:
+    """Return height and width of the positional grids, by name, where the file says them.
+
+    Names and shapes alone do not tell a grid of 9x16 from one of 12x12; files that
+    ``tools/convert_checkpoint.py`` wrote do. Others hold square grids.
+    """
+    meta = checkpoint.get('meta')
+    sizes = meta.get('grid_sizes') if isinstance(meta, Mapping) else None
+    return {key: tuple(size) for key, size in sizes.items()} if isinstance(sizes, Mapping) else {}

@@ -1,6 +1,8 @@
 """What became of the entries of a checkpoint."""
 from dataclasses import dataclass, field
-from typing import List, Optional
+from typing import List, Mapping, Optional
+
+from torch import Tensor
 
 
 @dataclass
@@ -24,25 +26,26 @@ class LoadReport:
     missing: List[str] = field(default_factory=list)
     ratio: Optional[float] = None
 
+    def headline(self) -> str:
+        """Return the origin and the counts in one line."""
+        ratio = '' if self.ratio is None else f'; PRepBN ratio {self.ratio:.4g}'
+        return (f'{self.origin}: {len(self.used)} entries used, {len(self.renamed)} of the '
+                f'checkpoint renamed, {len(self.resized)} resized, {len(self.ignored)} ignored, '
+                f'{len(self.missing)} missing{ratio}')
+
     def summary(self) -> str:
-        """Return the report in a few lines."""
-        lines = [f'{self.origin}: {len(self.used)} entries used, {len(self.renamed)} of the '
-                 f'checkpoint renamed, {len(self.resized)} resized, {len(self.ignored)} ignored, '
-                 f'{len(self.missing)} missing']
-        if self.ratio is not None:
-            lines[0] += f'; PRepBN ratio {self.ratio:.4g}'
-        for title, names in self._lists():
-            if names:
-                lines.append(f'  {title}: {shorten(names)}')
-        return '\n'.join(lines)
+        """Return the headline and the first entries that were resized, ignored or are missing."""
+        lists = ('resized', self.resized), ('ignored', self.ignored), ('missing', self.missing)
+        return '\n'.join([self.headline(), *(f'  {title}: {shorten(names)}'
+                                             for title, names in lists if names)])
 
-    def table(self) -> str:
-        """Return every entry that was resized, ignored or is missing, one a line."""
-        rows = [f'{title:<8}  {name}' for title, names in self._lists() for name in names]
-        return '\n'.join([*rows, self.summary().splitlines()[0]])
-
-    def _lists(self):
-        return ('resized', self.resized), ('ignored', self.ignored), ('missing', self.missing)
+    def table(self, weights: Mapping[str, Tensor]) -> str:
+        """Return what became of every entry, one a line; ``weights`` are those that were used."""
+        states = {name: 'used' for name in self.used}
+        states.update({name: 'resized' for name in self.resized})
+        rows = [f'{state:<8} {name} {tuple(weights[name].shape)}' for name, state in states.items()]
+        rows += [f'ignored  {name}' for name in self.ignored]
+        return '\n'.join(rows + [f'missing  {name}' for name in self.missing])
 
 
 def shorten(names: List[str], limit: int = 6) -> str:

@@ -223,7 +223,8 @@ class PyramidTransformer(FeatureStages):
         Raises:
             ValueError: the image is too small for a stage.
         """
-        self._check_size(*x.shape[-2:])
+        if not torch.jit.is_tracing():  # there sizes are tensors
+            self._check_size(*x.shape[-2:])
         x, height, width = self.patch_embed(x)
         outputs = []
         for stage in self.layers if last is None else self.layers[:last + 1]:
