@@ -1,0 +1,2 @@
+_base_ = './mask-rcnn_slab-deit-t_simple-fpn_1x_coco.py'
+model = dict(backbone=dict(arch='small'), neck=dict(in_channels=384))
