@@ -1,0 +1,112 @@
+"""Timing of alternating networks and peak memory of a child process."""
+import json
+import os
+import subprocess
+import sys
+import time
+from contextlib import nullcontext
+from typing import Callable, Dict, List
+
+import torch
+from torch import nn
+
+
+class Case:
+    """How a network is run.
+
+    Args:
+        part: 'backbone', 'detector' or 'training'.
+        mode: 'eager' or 'compile'.
+        dtype: 'float32', 'bf16' or 'fp16'; the latter two under autocast.
+        size: height and width in pixels.
+        batch: images per run.
+        device: 'cpu' or 'cuda'.
+    """
+
+    def __init__(self, part: str, mode: str, dtype: str, size, batch: int, device: str) -> None:
+        self.part, self.mode, self.dtype, self.size = part, mode, dtype, tuple(size)
+        self.batch, self.device = batch, device
+
+    def prepare(self, model: nn.Module) -> Callable[[], None]:
+        """Return a function that runs ``model`` once and waits for the result."""
+        model = model.to(self.device)
+        image = torch.randn(self.batch, 3, *self.size, device=self.device,
+                            generator=torch.Generator(self.device).manual_seed(0))
+        half = {'bf16': torch.bfloat16, 'fp16': torch.float16}.get(self.dtype)
+        call = model
+        if self.mode == 'compile':
+            import torch._inductor.config as inductor
+            inductor.freezing = self.part != 'training'
+            if self.part == 'detector':  # its heads decide in Python; the backbone is what compiles
+                model.model.backbone = torch.compile(model.model.backbone)
+            else:
+                call = torch.compile(model)
+
+        def run() -> None:
+            training = self.part == 'training'
+            with nullcontext() if training else torch.no_grad():
+                with torch.autocast(self.device, half, enabled=half is not None):
+                    out = call(image)
+                if training:
+                    sum(o.float().square().mean() for o in out).backward()
+                    model.zero_grad(set_to_none=True)
+            if self.device == 'cuda':
+                torch.cuda.synchronize()
+
+        return run
+
+    def __str__(self) -> str:
+        height, width = self.size
+        images = '' if self.batch == 1 else f', batch {self.batch}'
+        return f'{self.part}, {self.mode}, {self.dtype}, {height}x{width}{images}'
+
+
+def alternate(runs: Dict[str, Callable[[], None]], rounds: int, log: Callable[[str], None]) -> Dict[str, List[float]]:
+    """Time the runs in turn, ``rounds`` times, after one run each to warm up; seconds per run."""
+    for run in runs.values():
+        run()
+    seconds: Dict[str, List[float]] = {name: [] for name in runs}
+    for number in range(rounds):
+        for name, run in runs.items():
+            start = time.perf_counter()
+            run()
+            seconds[name].append(time.perf_counter() - start)
+        log(f'  round {number + 1} of {rounds}')
+    return seconds
+
+
+def peak_memory(script: str, case: Case, name: str, threads: int) -> float:
+    """Return the peak memory in MiB above what was there before the first run.
+
+    On a GPU it is what torch allocated; on a CPU the resident peak of a child process, in which
+    nothing else has run.
+    """
+    arguments = dict(part=case.part, mode=case.mode, dtype=case.dtype, size=case.size, batch=case.batch,
+                     device=case.device, name=name, threads=threads)
+    result = subprocess.run([sys.executable, script, '--child', json.dumps(arguments)], capture_output=True,
+                            text=True, env={**os.environ, 'OMP_NUM_THREADS': str(threads)})
+    if result.returncode:
+        raise RuntimeError(f'the child process for {name} failed: {result.stderr.strip().splitlines()[-1:]}')
+    return float(result.stdout.strip().splitlines()[-1])
+
+
+def measure_child(model: nn.Module, case: Case) -> float:
+    """Run ``model`` twice and return its peak memory in MiB, see :func:`peak_memory`."""
+    run = case.prepare(model)
+    if case.device == 'cuda':
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        run()
+        run()
+        return (torch.cuda.max_memory_allocated() - before) / 2**20
+    with open('/proc/self/clear_refs', 'w') as file:
+        file.write('5')  # the peak begins again at what is resident now
+    before = _status('VmRSS')
+    run()
+    run()
+    return (_status('VmHWM') - before) / 2**10
+
+
+def _status(field: str) -> float:
+    with open('/proc/self/status') as file:
+        return float(next(line.split()[1] for line in file if line.startswith(field)))
