@@ -1,8 +1,11 @@
 """Reading a checkpoint file without running code from it."""
+from collections import OrderedDict
 import os
 import pickle
+import pickletools
+import re
 import zipfile
-from typing import Any, Dict, Mapping, Optional, Tuple
+from typing import Any, Dict, Iterable, Mapping, Optional, Tuple
 
 import torch
 from torch import Tensor
@@ -13,18 +16,31 @@ from .family import CheckpointError
 NESTS = ('state_dict', 'model', 'state_dict_ema', 'model_ema')
 
 
-class _Inert(dict):
-    """Stands for an object of a class that is not loaded, such as a training config."""
+#: What torch raises where a file is damaged or no checkpoint.
+_READ_ERRORS = (RuntimeError, ValueError, EOFError, KeyError, OSError, AttributeError, IndexError,
+                TypeError, pickle.UnpicklingError, zipfile.BadZipFile)
+
+
+class _Inert:
+    """Stands for an object of a class that is not loaded, such as a training script's options."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__()
+        """The arguments of the object are dropped with the object."""
 
     def __setstate__(self, state: Any) -> None:
-        """The state of the object is dropped with the object."""
+        """So is its state."""
+
+
+class _InertDict:
+    """Stands for an object whose class extends dict, such as a yacs config. torch fills nothing
+    but its own choice of dicts, so it becomes one of them."""
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> OrderedDict:
+        return OrderedDict()
 
 
 def read_checkpoint(path: str) -> Dict[str, Any]:
-    """Read the checkpoint file ``path`` on the CPU.
+    """Read the checkpoint file ``path`` on the CPU, in torch's present or former format.
 
     Only tensors and plain containers are built. Objects of other classes, such as the argparse
     namespace or yacs config in published files, become empty stand-ins; none of their code
@@ -32,25 +48,60 @@ def read_checkpoint(path: str) -> Dict[str, Any]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        CheckpointError: the file is truncated or no checkpoint.
+        CheckpointError: the file is truncated, no checkpoint, or cannot be read without running
+            code from it.
     """
     if not os.path.isfile(path):
         raise FileNotFoundError(f'checkpoint {path!r} does not exist; check the path.')
     try:
-        stand_ins = [(_Inert, name)
-                     for name in torch.serialization.get_unsafe_globals_in_checkpoint(path)]
-        with torch.serialization.safe_globals(stand_ins):
-            checkpoint = torch.load(path, map_location='cpu', weights_only=True)
-    except (RuntimeError, ValueError, EOFError, KeyError, OSError, AttributeError, IndexError,
-            pickle.UnpicklingError, zipfile.BadZipFile) as error:
-        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+        checkpoint = _load(path)
+    except _READ_ERRORS as error:
+        message = ' '.join(str(error).split())
+        unsafe = re.search(r'GLOBAL `?[\w.]+|Unsupported \w+ \w+', message)
+        if unsafe:
+            raise CheckpointError(
+                f'checkpoint {path!r} cannot be read without running code from it '
+                f'({unsafe.group().replace("`", "")}); save its weights alone.') from error
         raise CheckpointError(
             f'checkpoint {path!r} ({os.path.getsize(path)} bytes) cannot be read, it is truncated '
-            f'or no PyTorch checkpoint: {reason}; download or copy it again.') from error
+            f'or no PyTorch checkpoint: {message[:200] or type(error).__name__}; download or copy '
+            'it again.') from error
     if not isinstance(checkpoint, Mapping):
         raise CheckpointError(f'checkpoint {path!r} holds a {type(checkpoint).__name__}, not a '
                               'dict of weights.')
     return dict(checkpoint)
+
+
+def _load(path: str) -> Any:
+    """Load the file with stand-ins for what torch does not know as harmless."""
+    stand_ins = {name: type(f'_Inert{i}', (_Inert, ), {})
+                 for i, name in enumerate(sorted(_foreign_globals(path)))}
+    while True:
+        try:
+            with torch.serialization.safe_globals([(cls, name) for name, cls in stand_ins.items()]):
+                return torch.load(path, map_location='cpu', weights_only=True)
+        except pickle.UnpicklingError as error:
+            # Only here does it show which classes extend dict.
+            filled = [name for name, cls in stand_ins.items()
+                      if 'SETITEM' in str(error) and str(cls) in str(error)]
+            if not filled:
+                raise
+            stand_ins[filled[0]] = _InertDict
+
+
+def _foreign_globals(path: str) -> Iterable[str]:
+    """Return the classes and functions that the file names and torch does not know as harmless."""
+    if zipfile.is_zipfile(path):
+        return torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    # The former format: magic number, version, system and content, each pickled. What torch knows
+    # may be named as well, it takes precedence over stand-ins.
+    names = set()
+    with open(path, 'rb') as file:
+        for _ in range(4):
+            for opcode, argument, _ in pickletools.genops(file):
+                if opcode.name == 'GLOBAL':
+                    names.add(argument.replace(' ', '.', 1))
+    return names
 
 
 def select_state_dict(checkpoint: Mapping[str, Any], prefix: Optional[str] = None) -> Dict[str, Tensor]:
