@@ -214,7 +214,8 @@ class VisionTransformer(FeatureStages):
     def _embed(self, x: Tensor) -> Tuple[Tensor, int, int]:
         """Return tokens with their positions, the class token first, H and W."""
         x, height, width = self.patch_embed(x)
-        x = x + resize_grid(self.pos_embed, self.grid, (height, width), mode='bicubic')
+        # Tokens as rows: the convolution left channels as rows, and every sum would keep that.
+        x = x.contiguous() + resize_grid(self.pos_embed, self.grid, (height, width), mode='bicubic')
         if self.cls_token is not None:
             x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), x], dim=1)
         return x, height, width
