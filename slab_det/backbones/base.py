@@ -9,6 +9,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..checkpoints import convert_state_dict, select_state_dict, stored_grid_sizes
 from ..deploy import reparameterize
+from ..layers import maps_in_chunks, runs_in_chunks
 from ..models import FeatureStages
 from .sources import open_checkpoint
 
@@ -79,7 +80,11 @@ class SLABBackbone(BaseModule):
         maps = []
         for i in self.out_indices:
             tokens, height, width = outputs[i]
-            tokens = getattr(self, f'norm{i}')(tokens).view(x.shape[0], height, width, -1)
+            norm = getattr(self, f'norm{i}')
+            if runs_in_chunks(self, tokens):
+                maps.append(maps_in_chunks(tokens, norm).unflatten(2, (height, width)))
+                continue
+            tokens = norm(tokens).view(x.shape[0], height, width, -1)
             maps.append(tokens.permute(0, 3, 1, 2).contiguous())
         return tuple(maps)
 

@@ -3,7 +3,7 @@ from .attention import (WindowLinearAttention, WindowSoftmaxAttention,
                         simplified_linear_attention)
 from .batch_norm import TokenBatchNorm
 from .build import NORMS, layer_norm_eps, make_norm_layer
-from .chunks import residual_in_chunks, runs_in_chunks, window_chunks
+from .chunks import maps_in_chunks, residual_in_chunks, runs_in_chunks, window_chunks
 from .folding import FoldedNorm, fold_norm_after_conv, fold_norm_into_conv, fold_norm_into_linear
 from .norms import (ChannelAffine, PRepBN, RepBN, channel_affine, foldable_affine,
                     prepbn_modules, set_ratio)
@@ -20,7 +20,7 @@ __all__ = [
     'RepBN', 'TokenBatchNorm', 'WindowLayout', 'WindowLinearAttention',
     'WindowSoftmaxAttention', 'channel_affine', 'effective_shift', 'fold_norm_after_conv',
     'fold_norm_into_conv', 'fold_norm_into_linear', 'foldable_affine', 'layer_norm_eps',
-    'make_norm_layer', 'prepbn_modules', 'residual_in_chunks', 'resize_grid',
+    'make_norm_layer', 'maps_in_chunks', 'prepbn_modules', 'residual_in_chunks', 'resize_grid',
     'runs_in_chunks', 'set_ratio', 'shift_mask', 'simplified_linear_attention', 'square_grid',
     'window_chunks', 'window_layout', 'window_merge', 'window_partition'
 ]

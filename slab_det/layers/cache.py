@@ -1,8 +1,30 @@
-"""Values derived from parameters, kept while a module is evaluated."""
+"""Values that are computed once: per size of a map, or while a module is evaluated."""
+from functools import lru_cache, wraps
 from typing import Any, Callable, Hashable
 
 import torch
 from torch import Tensor, nn
+
+
+def size_cache(maxsize: int) -> Callable:
+    """Keep the results of a function of sizes, which returns tensors.
+
+    What was first asked for under inference mode serves training as well. A compiler sees the
+    computation, not the cache.
+    """
+    def decorate(compute: Callable) -> Callable:
+        kept = lru_cache(maxsize)(compute)
+
+        @wraps(compute)
+        def call(*sizes: Hashable) -> Any:
+            if torch.compiler.is_compiling():
+                return compute(*sizes)
+            with torch.inference_mode(False):
+                return kept(*sizes)
+
+        return call
+
+    return decorate
 
 
 class EvalCache(nn.Module):

@@ -5,12 +5,12 @@ hundred megabytes per block, which a CPU writes to memory, reads back and, since
 returns such blocks to the system, faults in again at every call. Token-wise work therefore runs
 on a thousand tokens at a time. The arithmetic is the same; only the order of the work differs.
 """
-from functools import lru_cache
 from typing import Callable, List, NamedTuple, Optional
 
 import torch
 from torch import Tensor, nn
 
+from .cache import size_cache
 from .windows import shift_mask, window_layout
 
 #: Tokens per chunk: four times 384 channels of them are 6 MB in float32.
@@ -36,6 +36,19 @@ def residual_in_chunks(x: Tensor, branch: Callable[[Tensor], Tensor]) -> Tensor:
     return out.view(x.shape)
 
 
+def maps_in_chunks(tokens: Tensor, token_wise: Callable[[Tensor], Tensor]) -> Tensor:
+    """Return ``token_wise(tokens)`` of ``(B, L, C)`` with channels first, ``(B, C, L)``.
+
+    Transposed whole, a large map is read against the grain of the memory.
+    """
+    batch, length, channels = tokens.shape
+    out = tokens.new_empty(batch, channels, length)
+    for image, target in zip(tokens, out):
+        for part, columns in zip(image.split(CHUNK), target.split(CHUNK, dim=1)):
+            columns.copy_(token_wise(part).t())
+    return out
+
+
 class WindowChunk(NamedTuple):
     """Some windows of a batch of maps.
 
@@ -53,7 +66,7 @@ class WindowChunk(NamedTuple):
     mask: Optional[Tensor]
 
 
-@lru_cache(maxsize=64)
+@size_cache(maxsize=64)
 def window_chunks(batch: int, height: int, width: int, window: int, shift: int,
                   masked: bool) -> List[WindowChunk]:
     """Cut maps into windows as :func:`window_layout` does, a few windows at a time.
@@ -69,12 +82,12 @@ def window_chunks(batch: int, height: int, width: int, window: int, shift: int,
     layout = window_layout(batch, height, width, window, shift, cpu)
     tokens = window * window
     rows = layout.index.view(-1, tokens)
-    is_padded = torch.zeros(rows.numel(), dtype=torch.bool)
+    is_padded = torch.zeros(rows.numel(), dtype=torch.bool, device='cpu')
     if layout.padded is not None:
         is_padded[layout.padded] = True
     is_padded = is_padded.view(-1, tokens)
 
-    numbers = [torch.arange(rows.shape[0])]
+    numbers = [torch.arange(rows.shape[0], device='cpu')]
     mask = None
     if masked and shift:
         mask = shift_mask(height, width, window, shift, cpu)

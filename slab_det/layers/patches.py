@@ -41,7 +41,8 @@ class PatchEmbed(nn.Module):
                 f'image is {height}x{width} pixels (height x width), smaller than a patch of '
                 f'{self.patch_size}x{self.patch_size}; resize it to at least one patch.')
         x = F.pad(x, (0, -width % self.patch_size, 0, -height % self.patch_size))
-        x = self.proj(x)
+        # Channels last, the convolution writes tokens as they are wanted.
+        x = self.proj(x.contiguous(memory_format=torch.channels_last))
         height, width = x.shape[-2:]
         return self.norm(x.flatten(2).transpose(1, 2)), height, width
 

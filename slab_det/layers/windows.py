@@ -4,11 +4,12 @@ A map of ``H x W`` tokens is padded with zero tokens at the bottom and right to 
 rolled up and left by ``shift`` and cut into windows, as in Liu et al., "Swin Transformer", ICCV
 2021. All three only move tokens, so their composition is one index; its inverse undoes it.
 """
-from functools import lru_cache
 from typing import NamedTuple, Optional, Tuple
 
 import torch
 from torch import Tensor
+
+from .cache import size_cache
 
 
 class WindowLayout(NamedTuple):
@@ -45,7 +46,7 @@ def _to_windows(grid: Tensor, window: int, shift: int) -> Tensor:
     return grid.reshape(rows * cols, window * window)
 
 
-@lru_cache(maxsize=128)
+@size_cache(maxsize=128)
 def window_layout(batch: int, height: int, width: int, window: int, shift: int,
                   device: torch.device) -> WindowLayout:
     """Return the :class:`WindowLayout` of ``batch`` maps; layouts are cached per size.
@@ -57,15 +58,15 @@ def window_layout(batch: int, height: int, width: int, window: int, shift: int,
         device: where the indices are needed.
     """
     padded_h, padded_w = padded_size(height, width, window)
-    grid = torch.full((padded_h, padded_w), -1)
-    grid[:height, :width] = torch.arange(height * width).view(height, width)
+    grid = torch.full((padded_h, padded_w), -1, device='cpu')
+    grid[:height, :width] = torch.arange(height * width, device='cpu').view(height, width)
     windows = _to_windows(grid, window, shift)
     rows = windows.flatten()
     valid = rows >= 0
-    inverse = torch.empty(height * width, dtype=torch.long)
+    inverse = torch.empty(height * width, dtype=torch.long, device='cpu')
     inverse[rows[valid]] = valid.nonzero().flatten()
 
-    images = torch.arange(batch)[:, None]
+    images = torch.arange(batch, device='cpu')[:, None]
     index = torch.where(valid, rows + images * (height * width), 0).flatten()
     inverse = (inverse + images * rows.numel()).flatten()
     padded = None
@@ -123,7 +124,7 @@ def window_merge(windows: Tensor, layout: WindowLayout, batch: int) -> Tensor:
     return rows.view(batch, -1, windows.shape[-1])
 
 
-@lru_cache(maxsize=128)
+@size_cache(maxsize=128)
 def shift_mask(height: int, width: int, window: int, shift: int,
                device: torch.device) -> Tensor:
     """Return the additive attention mask of shifted windows, ``(num_windows, N, N)``, N =
@@ -133,9 +134,9 @@ def shift_mask(height: int, width: int, window: int, shift: int,
     padded_h, padded_w = padded_size(height, width, window)
 
     def region(size: int) -> Tensor:
-        position = torch.arange(size)
+        position = torch.arange(size, device='cpu')
         return (position >= size - window).long() + (position >= size - shift).long()
 
     regions = _to_windows(region(padded_h)[:, None] * 3 + region(padded_w)[None], window, 0)
     apart = regions[:, :, None] != regions[:, None, :]
-    return torch.zeros(apart.shape).masked_fill_(apart, -100.0).to(device)
+    return torch.zeros(apart.shape, device='cpu').masked_fill_(apart, -100.0).to(device)

@@ -77,3 +77,11 @@ def test_shift_is_dropped_only_where_the_whole_map_fits_one_window():
 
 def test_layouts_are_computed_once_per_size():
     assert window_layout(1, 9, 9, 4, 2, CPU) is window_layout(1, 9, 9, 4, 2, CPU)
+
+
+def test_layouts_first_asked_for_in_inference_serve_training():
+    with torch.inference_mode():
+        layout = window_layout(1, 5, 11, 4, 1, CPU)
+    x = torch.randn(1, 55, 2, requires_grad=True)
+    window_partition(x, layout).sum().backward()
+    assert torch.equal(x.grad, torch.ones_like(x))
