@@ -3,9 +3,10 @@ _base_ = 'mmdet::_base_/schedules/schedule_1x.py'
 optim_wrapper = dict(
     optimizer=dict(
         _delete_=True, type='AdamW', lr=1e-4, betas=(0.9, 0.999), weight_decay=0.05),
-    # Keys are parts of parameter names. 'norm' holds all of a PRepBN (ln, repbn.bn, repbn.eta).
-    # mmengine's norm_decay_mult would leave eta out, which belongs to no norm class of torch.
+    # norm_decay_mult knows torch's norms, under any name, but not the eta of RepBN. Keys are parts of
+    # parameter names.
     paramwise_cfg=dict(
+        norm_decay_mult=0.0,
         custom_keys={
             'norm': dict(decay_mult=0.0),
             'pos_embed': dict(decay_mult=0.0),

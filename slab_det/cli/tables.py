@@ -1,0 +1,42 @@
+"""Tables for terminals and Markdown, and files written whole or not at all."""
+
+import os
+from typing import Sequence
+
+from .errors import InputError
+
+
+def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Columns of equal width, the first aligned left, the others right, a rule under the header."""
+    widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
+    lines = [_aligned(row, widths) for row in (header, *rows)]
+    return '\n'.join([lines[0], '-' * len(lines[0]), *lines[1:]])
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]], right: bool = True) -> str:
+    """A Markdown table; the columns behind the first are aligned right unless ``right`` is False."""
+    rules = ['---', *(['---:'] if right else ['---']) * (len(header) - 1)]
+    return '\n'.join('| ' + ' | '.join(row) + ' |' for row in (header, rules, *rows))
+
+
+def write_text(path: str, text: str, argument: str) -> None:
+    """Writes a file whole or not at all.
+
+    Raises:
+        InputError: naming ``argument``, where it cannot be written.
+    """
+    part = f'{path}.part{os.getpid()}'
+    try:
+        with open(part, 'w', encoding='utf-8') as file:
+            file.write(text)
+        os.replace(part, path)
+    except OSError as error:
+        if os.path.exists(part):
+            os.remove(part)
+        raise InputError(f'{argument} {path} cannot be written: {error.strerror}') from error
+
+
+def _aligned(row: Sequence[str], widths: Sequence[int]) -> str:
+    first, *others = (cell.rjust(width) if i else cell.ljust(width)
+                      for i, (cell, width) in enumerate(zip(row, widths)))
+    return '  '.join([first, *others])
