@@ -70,7 +70,8 @@ def build(cfg: Config, seed: int = 0) -> torch.nn.Module:
         for name, parameter in model.named_parameters():
             if not name.startswith('backbone.') and parameter.dim() > 1:
                 fan_in = parameter[0].numel()
-                parameter.copy_(torch.randn(parameter.shape) * (2 / fan_in)**0.5)
+                gain = 0.1 if name.endswith('reg.weight') else 1.0
+                parameter.copy_(torch.randn(parameter.shape) * gain * fan_in**-0.5)
             elif name.endswith('.bias') and not name.startswith('backbone.'):
                 parameter.zero_()
     return model
