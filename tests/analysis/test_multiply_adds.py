@@ -124,3 +124,19 @@ def test_the_model_is_left_as_it_was():
         count_costs(model, lambda: model(torch.ones(3, 5)))
     assert [dict(module.__dict__) for module in model.modules()] == before
     assert torch.equal(model(x), expected)
+
+
+@pytest.mark.parametrize('attn_types', ['LLSS', 'SSSS'])
+def test_what_a_backbone_caches_is_not_spoilt(attn_types):
+    backbone = SLABSwinTransformer(
+        dict(embed_dims=16, depths=(1, 2, 2, 2), num_heads=(1, 2, 4, 8)), attn_types).eval()
+    image = torch.randn(1, 3, 64, 96)
+    cost_of(backbone, image)
+    with torch.no_grad():
+        after = backbone(image)
+    fresh = SLABSwinTransformer(
+        dict(embed_dims=16, depths=(1, 2, 2, 2), num_heads=(1, 2, 4, 8)), attn_types).eval()
+    fresh.load_state_dict(backbone.state_dict())
+    with torch.no_grad():
+        expected = fresh(image)
+    assert all(torch.equal(a, b) for a, b in zip(after, expected))
