@@ -30,7 +30,12 @@ def open_checkpoint(source: str) -> Dict[str, Any]:
         return _from_timm(rest)
     if scheme in ('http', 'https'):
         return read_checkpoint(_download(source))
-    with mmengine.fileio.get_local_path(source) as path:
+    try:
+        backend = mmengine.fileio.get_file_backend(source)
+    except KeyError:
+        raise CheckpointError(f'checkpoint {source} has a scheme that is not known; give a path, '
+                              'timm://MODEL, or an http(s):// address.') from None
+    with backend.get_local_path(source) as path:
         return read_checkpoint(str(path))
 
 

@@ -10,6 +10,7 @@ import slab_det  # noqa: F401
 from slab_det.checkpoints import CheckpointError
 from slab_det.layers import ChannelAffine, PRepBN, RepBN, set_ratio
 from tests import golden
+from tests.networks import randomize
 
 ARCH = dict(embed_dims=8, depths=(2, 2, 2), num_heads=(1, 2, 4))
 
@@ -187,3 +188,24 @@ def test_norms_are_found_by_mmcv_in_and_out_of_the_mmdet_scope():
         name, norm = build_norm_layer(dict(type='PRepBN', requires_grad=False), 8, postfix=1)
         assert isinstance(norm, PRepBN) and name == 'ln1'
         assert not any(p.requires_grad for p in norm.parameters())
+
+
+@pytest.mark.parametrize('size', [(128, 192), (121, 190)])
+def test_mmdets_detector_has_the_same_features_at_ratio_1(size, tmp_path):
+    torch.manual_seed(0)
+    # Maps are larger than a window: mmdet shifts also where one window holds the whole map.
+    source = randomize(MODELS.build(dict(
+        type='SwinTransformer', embed_dims=8, depths=(2, 1, 2), num_heads=(1, 2, 4),
+        strides=(4, 2, 2), window_size=7, out_indices=(0, 1, 2))))
+    path = tmp_path / 'detector.pth'
+    weights = {f'backbone.{key}': value for key, value in source.state_dict().items()}
+    torch.save({'state_dict': {**weights, 'neck.conv.weight': torch.zeros(1)}, 'meta': {}}, path)
+    arch = dict(embed_dims=8, depths=(2, 1, 2), num_heads=(1, 2, 4))
+    backbone = build(arch=arch, attn_types='SSS', window_sizes=None, init_cfg=dict(
+        type='Pretrained', checkpoint=str(path), prefix='backbone.'))
+    backbone.init_weights()
+    assert {float(m.ratio) for m in backbone.modules() if isinstance(m, PRepBN)} == {1}
+    x = torch.randn(1, 3, *size)
+    with torch.no_grad():
+        for out, same in zip(backbone.eval()(x), source(x)):
+            assert (out - same).abs().max() < 1e-5 * same.std()

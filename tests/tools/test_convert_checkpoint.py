@@ -1,0 +1,76 @@
+import importlib.util
+from pathlib import Path
+
+import pytest
+import torch
+
+from slab_det.checkpoints import load_into
+from slab_det.cli.errors import run
+from slab_det.models import PyramidVisionTransformer
+
+PATH = Path(__file__).parents[2] / 'tools' / 'convert_checkpoint.py'
+PVT = dict(embed_dims=(8, 16), depths=(1, 1), num_heads=(1, 2), mlp_ratios=(2, 2), attn_types='LS',
+           img_size=32, num_classes=5)
+
+
+@pytest.fixture
+def convert(monkeypatch):
+    spec = importlib.util.spec_from_file_location('convert_checkpoint', PATH)
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+
+    def call(*arguments):
+        monkeypatch.setattr('sys.argv', ['convert_checkpoint.py', *map(str, arguments)])
+        run(tool.main, tool.parse_args())
+
+    return call
+
+
+@pytest.fixture
+def source(tmp_path):
+    model = PyramidVisionTransformer(**PVT)
+    weights = {f'backbone.{key}': value for key, value in model.state_dict().items()}
+    torch.save({'state_dict': weights}, tmp_path / 'src.pth')
+    return tmp_path / 'src.pth'
+
+
+def test_prints_what_became_of_every_entry_and_writes_the_file(convert, source, tmp_path, capsys):
+    convert(source, tmp_path / 'dst.pth', '--prefix', 'backbone.', '--resize-grids', '48', '80',
+            '--drop-classifier')
+    rows = capsys.readouterr().out.splitlines()
+    model = PyramidVisionTransformer(**{**PVT, 'img_size': (48, 80), 'num_classes': 0})
+    assert len([row for row in rows if row.startswith(('used', 'resized'))]) == len(model.state_dict())
+    assert 'resized  layers.1.absolute_pos_embed (1, 60, 16)' in rows
+    assert '3 resized, 0 ignored, 0 missing; PRepBN ratio 1' in rows[-3]
+    assert "attn_types='LS', sr_ratios=(1, 4), img_size=(48, 80)" in rows[-2]
+    assert rows[-1] == f'wrote {tmp_path / "dst.pth"}'
+    load_into(model, str(tmp_path / 'dst.pth'))
+
+
+@pytest.mark.parametrize('arguments, message', [
+    (('no.pth', 'dst.pth'), 'SRC no.pth is not a file: give the path of a checkpoint'),
+    (('src.pth', 'src.pth'), 'DST src.pth is SRC itself: give another path'),
+    (('src.pth', 'dst.pth'), "looks like a whole detector: pass prefix='backbone.'"),
+    (('src.pth', 'none/dst.pth', '--prefix', 'backbone.'), 'DST none/dst.pth lies in a folder that does not'),
+    (('src.pth', 'dst.pth', '--prefix', 'backbone.', '--family', 'deit'), 'pass --family pvt or auto'),
+])
+def test_bad_input_ends_with_one_sentence_and_no_file(convert, source, tmp_path, monkeypatch, capsys,
+                                                      arguments, message):
+    monkeypatch.chdir(tmp_path)
+    before = source.read_bytes()
+    with pytest.raises(SystemExit) as stop:
+        convert(*arguments)
+    error = capsys.readouterr().err
+    assert stop.value.code == 1 and message in error and error.count('\n') == 1
+    assert [path.name for path in tmp_path.iterdir()] == ['src.pth'] and source.read_bytes() == before
+
+
+@pytest.mark.parametrize('arguments, message', [
+    (('a', 'b', '--family', 'resnet'), "invalid choice: 'resnet'"),
+    (('a', 'b', '--resize-grids', '0', '5'), '--resize-grids takes a height and width in pixels'),
+    (('a', 'b', '--resize-grids', '5'), 'expected 2 arguments'),
+])
+def test_bad_arguments_are_named(convert, capsys, arguments, message):
+    with pytest.raises(SystemExit) as stop:
+        convert(*arguments)
+    assert stop.value.code == 2 and message in capsys.readouterr().err
