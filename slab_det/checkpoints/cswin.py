@@ -39,7 +39,8 @@ def _published_name(key: str) -> Optional[str]:
 
 def _arguments(state_dict: Weights) -> Dict[str, Any]:
     stages = range(count_children(state_dict, 'layers.'))
-    kinds = ['L' if f'layers.{i}.blocks.0.attns.0.dwc.weight' in state_dict else 'S' for i in stages]
+    kinds = ['L' if f'layers.{i}.blocks.0.attns.0.dwc.weight' in state_dict else 'S'
+             for i in stages]
     dims = [state_dict[f'layers.{i}.blocks.0.proj.weight'].shape[0] for i in stages]
     arguments = dict(
         embed_dim=dims[0],
