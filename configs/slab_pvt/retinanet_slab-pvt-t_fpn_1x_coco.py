@@ -1,0 +1,6 @@
+_base_ = [
+    '../_base_/models/retinanet_slab-pvt-t_fpn.py',
+    'mmdet::_base_/datasets/coco_detection.py',
+    '../_base_/schedules/adamw_1x.py',
+    '../_base_/slab_runtime.py',
+]

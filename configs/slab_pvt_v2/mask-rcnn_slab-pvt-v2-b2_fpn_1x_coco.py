@@ -1,0 +1,2 @@
+_base_ = './mask-rcnn_slab-pvt-v2-b1_fpn_1x_coco.py'
+model = dict(backbone=dict(arch='b2'))
