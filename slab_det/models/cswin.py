@@ -54,11 +54,23 @@ class MapLinearAttention(nn.Module):
         k = k + resize_grid(self.positional_encoding, self.grid, (height, width))
         # Both convolutions see the same values, so that one with the sum of their kernels does.
         margin = (self.dwc.kernel_size[0] - 3) // 2
-        weight = (self.dwc.weight.repeat(self.num_heads, 1, 1, 1)
-                  + F.pad(self.get_v.weight, (margin, ) * 4))
-        bias = self.dwc.bias.repeat(self.num_heads) + self.get_v.bias
+        weight = torch.cat([self.dwc.weight] * self.num_heads) + _widen(self.get_v.weight, margin)
+        bias = torch.cat([self.dwc.bias] * self.num_heads) + self.get_v.bias
         out = simplified_linear_attention(q, k, v, height, width, self.num_heads, weight, bias)
-        return out.unflatten(1, (height, width))
+        return out.view(qkv.shape[0], height, width, -1)
+
+
+def _widen(kernels: Tensor, margin: int) -> Tensor:
+    """Return ``(C, 1, K, K)`` kernels with ``margin`` zeros around them.
+
+    Concatenated rather than padded, because exporters do not see that a padded constant is one.
+    """
+    for dim in (2, 3):
+        shape = [int(side) for side in kernels.shape]
+        shape[dim] = margin
+        zeros = kernels.new_zeros(shape)
+        kernels = torch.cat([zeros, kernels, zeros], dim)
+    return kernels
 
 
 class StripeAttention(nn.Module):
@@ -85,6 +97,8 @@ class StripeAttention(nn.Module):
         height, width = qkv.shape[1:3]
         if self.stripe is None:
             return self._attend(qkv, height, width)
+        if torch.jit.is_tracing():
+            return self._traced(qkv, height, width)
         dim = 2 if self.vertical else 1
         whole = qkv.shape[dim] // self.stripe * self.stripe
         rest = qkv.shape[dim] - whole
@@ -95,8 +109,26 @@ class StripeAttention(nn.Module):
                 parts.append(self._attend(qkv.narrow(dim, start, length), *size))
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim)
 
-    def _attend(self, qkv: Tensor, stripe_h: int, stripe_w: int) -> Tensor:
-        """Attend within stripes of ``stripe_h x stripe_w`` tokens, which the map divides into."""
+    def _traced(self, qkv: Tensor, height: Tensor, width: Tensor) -> Tensor:
+        """Pad the last stripe with zeros instead and mask their keys: a graph has as many parts at
+        every size."""
+        length = width if self.vertical else height
+        pad = -length % self.stripe
+        inside = (torch.arange(length + pad) < length).view(-1, self.stripe)
+        inside = inside[:, None, :] if self.vertical else inside[:, :, None]
+        inside = inside.expand(-1, height, -1) if self.vertical else inside.expand(-1, -1, width)
+        mask = torch.where(inside.flatten(1), 0.0, float('-inf')).to(qkv)[:, None, None]
+        size = (height, self.stripe) if self.vertical else (self.stripe, width)
+        qkv = F.pad(qkv, (0, 0, 0, 0, 0, pad) if self.vertical else (0, 0, 0, 0, 0, 0, 0, pad))
+        out = self._attend(qkv, *size, mask.repeat(qkv.shape[0], 1, 1, 1))
+        return out[:, :height, :width]
+
+    def _attend(self, qkv: Tensor, stripe_h: int, stripe_w: int,
+                mask: Optional[Tensor] = None) -> Tensor:
+        """Attend within stripes of ``stripe_h x stripe_w`` tokens, which the map divides into.
+
+        ``mask: (B * stripes, 1, 1, N)`` is added to the logits.
+        """
         batch, height, width, _, channels = qkv.shape
         rows, cols = height // stripe_h, width // stripe_w
         x = qkv.reshape(batch, rows, stripe_h, cols, stripe_w, 3, self.num_heads, -1)
@@ -104,7 +136,7 @@ class StripeAttention(nn.Module):
         x = x.permute(5, 0, 1, 3, 6, 2, 4, 7).reshape(3, batch * rows * cols, self.num_heads,
                                                       stripe_h * stripe_w, -1)
         q, k, v = x.unbind(0)
-        out = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2)
         image = v.transpose(1, 2).reshape(-1, stripe_h, stripe_w, channels).permute(0, 3, 1, 2)
         out = out + self.get_v(image).permute(0, 2, 3, 1).flatten(1, 2)
         out = out.view(batch, rows, cols, stripe_h, stripe_w, channels).transpose(2, 3)
@@ -150,7 +182,7 @@ class CSWinBlock(nn.Module):
 
     def forward(self, x: Tensor, height: int, width: int) -> Tensor:
         """Map tokens ``(B, height * width, C)`` to the same shape."""
-        qkv = self.qkv(self.norm1(x)).unflatten(-1, (3, -1)).unflatten(1, (height, width))
+        qkv = self.qkv(self.norm1(x)).view(x.shape[0], height, width, 3, -1)
         out = [attn(part) for attn, part in zip(self.attns, qkv.chunk(len(self.attns), -1))]
         out = out[0] if len(out) == 1 else torch.cat(out, -1)
         x = x + self.drop_path(self.proj(out.flatten(1, 2)))
@@ -182,7 +214,7 @@ class CSWinStage(nn.Module):
         """Map ``(B, height * width, C)`` to this stage's tokens; return them, H and W."""
         if self.downsample is not None:
             # A channels-last view: nothing is copied.
-            image = x.unflatten(1, (height, width)).permute(0, 3, 1, 2)
+            image = x.view(x.shape[0], height, width, -1).permute(0, 3, 1, 2)
             x, height, width = self.downsample(image)
         for block in self.blocks:
             if self.grad_checkpointing and torch.is_grad_enabled():
