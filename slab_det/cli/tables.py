@@ -13,9 +13,10 @@ def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return '\n'.join([lines[0], '-' * len(lines[0]), *lines[1:]])
 
 
-def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]], right: bool = True) -> str:
-    """A Markdown table; the columns behind the first are aligned right unless ``right`` is False."""
-    rules = ['---', *(['---:'] if right else ['---']) * (len(header) - 1)]
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]], align: str = '') -> str:
+    """A Markdown table; ``align`` has an 'l' or 'r' per column, by default 'lrr...'."""
+    align = align or 'l' + 'r' * (len(header) - 1)
+    rules = [{'l': '---', 'r': '---:'}[side] for side in align]
     return '\n'.join('| ' + ' | '.join(row) + ' |' for row in (header, rules, *rows))
 
 
