@@ -35,7 +35,7 @@ def traced_layout(height: Tensor, width: Tensor, window: int, shift: int) -> Tra
         window: side of a window in tokens.
         shift: cyclic shift in tokens; it does not apply where the whole map fits one window.
     """
-    height, width = torch.as_tensor(height), torch.as_tensor(width)
+    height, width = (side if isinstance(side, Tensor) else torch.tensor(side) for side in (height, width))
     if shift:
         shift = shift * ((height > window) | (width > window)).long()
     y, x = _Axis(height, window, shift), _Axis(width, window, shift)

@@ -1,9 +1,8 @@
-"""Small detectors with settled statistics, that see something everywhere in a noise image."""
+"""Small detectors with settled statistics that see something everywhere in a noise image."""
 import torch
 from mmdet.registry import MODELS
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import init_default_scope
-import numpy as np
 
 import slab_det  # noqa: F401
 from tests.networks import settle
@@ -30,8 +29,7 @@ def _pyramid(backbone: dict) -> dict:
 
 def config(name: str, backbone: dict = SWIN) -> Config:
     """The config of a small 'retinanet', 'faster-rcnn' or 'mask-rcnn'."""
-    base = f'mmdet::_base_/models/{name}_r50_fpn.py'
-    cfg = Config.fromfile(_write(base))
+    cfg = Config.fromstring(f"_base_ = 'mmdet::_base_/models/{name}_r50_fpn.py'", '.py')
     merge = _pyramid(dict(backbone, _delete_=True))
     if name == 'retinanet':
         merge['bbox_head'] = dict(num_classes=3, in_channels=CHANNELS, feat_channels=CHANNELS, stacked_convs=1)
@@ -54,13 +52,6 @@ def config(name: str, backbone: dict = SWIN) -> Config:
     return cfg
 
 
-def _write(base: str) -> str:
-    import tempfile
-    with tempfile.NamedTemporaryFile('w', suffix='.py', delete=False) as file:
-        file.write(f'_base_ = {base!r}\n')
-    return file.name
-
-
 def build(cfg: Config, seed: int = 0) -> torch.nn.Module:
     """The detector of ``cfg`` with random weights, scores that differ and boxes that move."""
     init_default_scope('mmdet')
@@ -75,11 +66,3 @@ def build(cfg: Config, seed: int = 0) -> torch.nn.Module:
             elif name.endswith('.bias') and not name.startswith('backbone.'):
                 parameter.zero_()
     return model
-
-
-def noise(height: int, width: int, seed: int = 0) -> np.ndarray:
-    """An image of smooth noise, ``(height, width, 3)`` bytes."""
-    generator = np.random.default_rng(seed)
-    import cv2
-    coarse = generator.integers(0, 256, (max(height // 8, 2), max(width // 8, 2), 3), dtype=np.uint8)
-    return cv2.resize(coarse, (width, height), interpolation=cv2.INTER_LINEAR)
