@@ -28,6 +28,7 @@ heartbeat() {  # heartbeat LOG: a sign of life every half minute, with ninja's c
     local start=$SECONDS count
     # A sleep that outlives us must not keep the caller's pipe open.
     while sleep 30 >/dev/null 2>&1; do
+        kill -0 $$ 2>/dev/null || return  # the script was stopped
         count=$(grep -oE '^ *\[[0-9]+/[0-9]+\]' "$1" | tail -n 1 | tr -d ' ' || true)
         echo "    ... $(took $((SECONDS - start)))${count:+, $count files compiled}"
     done

@@ -1,0 +1,27 @@
+""".ci/run in a checkout whose test runner only prints."""
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize('wheels', [True, False])
+@pytest.mark.parametrize('before', ['', '/their/wheels'])
+def test_wheels_beside_the_checkout_are_offered_to_pip(tmp_path, wheels, before):
+    checkout = tmp_path / 'checkout'
+    (checkout / '.ci').mkdir(parents=True)
+    (checkout / 'tools').mkdir()
+    shutil.copy2(ROOT / '.ci/run', checkout / '.ci/run')
+    (checkout / 'tools/run_tests.sh').write_text('echo "$PWD" "$@" "[$PIP_FIND_LINKS]"; exit 3\n')
+    expected = before
+    if wheels:
+        (tmp_path / 'shared/wheels').mkdir(parents=True)
+        expected = f'{tmp_path}/shared/wheels {before}'.strip()
+    done = subprocess.run([checkout / '.ci/run', '-m', 'not slow'], cwd='/', capture_output=True, text=True, check=False,
+                          env={**os.environ, 'PIP_FIND_LINKS': before})
+    assert done.returncode == 3
+    assert done.stdout == f'{checkout} -m not slow [{expected}]\n'
