@@ -8,7 +8,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ..layers import (ConvPatchEmbed, DepthwiseMlp, ReducedLinearAttention,
                       ReducedSoftmaxAttention, fold_norm_into_linear, layer_norm_eps,
-                      make_norm_layer, resize_grid)
+                      make_norm_layer, residual_in_chunks, resize_grid, runs_in_chunks)
 from .features import FeatureStages
 from .swin import check_attn_types, check_lengths
 
@@ -50,9 +50,11 @@ class PyramidBlock(nn.Module):
     def forward(self, x: Tensor, height: int, width: int) -> Tensor:
         """Map tokens ``(B, height * width, C)`` to the same shape."""
         x = x + self.drop_path(self.attn(self.norm1(x), height, width))
-        normed = self.norm2(x)
-        hidden = self.mlp(normed, height, width) if self.conv_mlp else self.mlp(normed)
-        return x + self.drop_path(hidden)
+        if self.conv_mlp:
+            return x + self.drop_path(self.mlp(self.norm2(x), height, width))
+        if runs_in_chunks(self, x):
+            return residual_in_chunks(x, lambda tokens: self.mlp(self.norm2(tokens)))
+        return x + self.drop_path(self.mlp(self.norm2(x)))
 
     def reparameterize(self) -> None:
         """Fold all norms into the linear and reduction layers behind them."""
