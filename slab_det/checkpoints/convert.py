@@ -133,11 +133,13 @@ def _fit_grid(key: str, value: Tensor, target: Tensor, sizes: List[Optional[Tupl
     return grid.to(value.dtype).reshape(target.shape)
 
 
-def _convert_norms(weights: Dict[str, Tensor], target: Weights, moved: List[str]) -> Optional[float]:
+def _convert_norms(weights: Dict[str, Tensor], target: Weights,
+                   moved: List[str]) -> Optional[float]:
     """Give the norms in ``weights`` the entries of the target's norms; return the ratio."""
     ratio = None
     for prefix in sorted(_norm_prefixes(weights) | _norm_prefixes(target)):
-        entries = {key[len(prefix):]: value for key, value in weights.items() if key.startswith(prefix)}
+        entries = {key[len(prefix):]: value
+                   for key, value in weights.items() if key.startswith(prefix)}
         if not entries:
             continue
         canonical = canonical_norm(entries)
@@ -178,7 +180,8 @@ def _norm_prefixes(weights: Weights) -> set:
         for leaf in ('norm2.alpha', 'repbn.eta', 'alpha', 'eta'):
             prefix = key[:-len(leaf)]
             # A RepBN may itself be called norm2; then there is no LayerNorm branch beside it.
-            if key.endswith('.' + leaf) and (leaf != 'norm2.alpha' or prefix + 'norm1.weight' in weights):
+            whole = leaf != 'norm2.alpha' or prefix + 'norm1.weight' in weights
+            if key.endswith('.' + leaf) and whole:
                 prefixes.add(prefix)
                 break
     return prefixes

@@ -29,7 +29,8 @@ def translate(state_dict: Weights) -> Dict[str, Dict[str, Tensor]]:
         fc2 = 4 if has_conv_mlp(state_dict) else 3
         return {key: _mmdet_entries(key, value, offset, fc2) for key, value in state_dict.items()}
     token = 'cls_token' in state_dict
-    name_of = _published_name if any(key.startswith('block1.') for key in state_dict) else _timm_name
+    published = any(key.startswith('block1.') for key in state_dict)
+    name_of = _published_name if published else _timm_name
     entries = {}
     for key, value in state_dict.items():
         name = name_of(key)

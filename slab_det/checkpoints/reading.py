@@ -104,7 +104,8 @@ def _foreign_globals(path: str) -> Iterable[str]:
     return names
 
 
-def select_state_dict(checkpoint: Mapping[str, Any], prefix: Optional[str] = None) -> Dict[str, Tensor]:
+def select_state_dict(checkpoint: Mapping[str, Any],
+                      prefix: Optional[str] = None) -> Dict[str, Tensor]:
     """Return the weights in ``checkpoint``, without ``module.`` and ``prefix`` before their names.
 
     Args:
@@ -127,7 +128,8 @@ def select_state_dict(checkpoint: Mapping[str, Any], prefix: Optional[str] = Non
         weights = {key[len('module.'):]: value for key, value in weights.items()}
     if prefix:
         prefix = prefix if prefix.endswith('.') else prefix + '.'
-        below = {key[len(prefix):]: value for key, value in weights.items() if key.startswith(prefix)}
+        below = {key[len(prefix):]: value
+                 for key, value in weights.items() if key.startswith(prefix)}
         if not below:
             tops = sorted({key.split('.')[0] for key in weights})
             raise CheckpointError(f'prefix={prefix!r} matches nothing in the checkpoint, whose '

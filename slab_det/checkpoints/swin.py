@@ -67,7 +67,8 @@ def _arguments(state_dict: Weights) -> Dict[str, Any]:
     for a, kind in zip(attn, kinds):
         if kind == 'L':
             windows.append(round(state_dict[f'{a}positional_encoding'].shape[1]**0.5))
-            heads.append(state_dict[f'{a}proj.weight'].shape[0] // state_dict[f'{a}dwc.weight'].shape[0])
+            dim = state_dict[f'{a}proj.weight'].shape[0]
+            heads.append(dim // state_dict[f'{a}dwc.weight'].shape[0])
         else:
             table = state_dict[f'{a}relative_position_bias_table']
             windows.append((round(table.shape[0]**0.5) + 1) // 2)

@@ -83,7 +83,8 @@ def convert_checkpoint(path: str, family: str = 'auto', prefix: Optional[str] = 
         model = network(**arguments)
     grid_sizes = model.grid_sizes()
     fitted, report = convert_state_dict(source, model.state_dict(), grid_sizes=grid_sizes,
-                                        source_grid_sizes=sizes, resize_grids=image_size is not None)
+                                        source_grid_sizes=sizes,
+                                        resize_grids=image_size is not None)
     # Branches of a norm that the source lacks come from the model, which has no values here.
     empty = [name for name, value in fitted.items() if value.is_meta]
     report.used = [name for name in report.used if name not in empty]

@@ -43,7 +43,8 @@ def _init_weights(module: nn.Module) -> None:
     """Initialise linear layers as usual, convolutions from their fan-out as PVTv2 does."""
     init_linear(module)
     if isinstance(module, nn.Conv2d):
-        fan_out = module.kernel_size[0] * module.kernel_size[1] * module.out_channels / module.groups
+        kernel = module.kernel_size[0] * module.kernel_size[1]
+        fan_out = kernel * module.out_channels / module.groups
         nn.init.normal_(module.weight, 0, math.sqrt(2.0 / fan_out))
         if module.bias is not None:
             nn.init.zeros_(module.bias)

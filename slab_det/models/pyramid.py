@@ -211,7 +211,8 @@ class PyramidTransformer(FeatureStages):
     def _check_size(self, height: int, width: int, name: str = 'image') -> None:
         """Raise ValueError where a side is too short for a stage."""
         def fits(side: int) -> bool:
-            return all(tokens >= ratio for tokens, ratio in zip(self._map_sides(side), self.sr_ratios))
+            return all(tokens >= ratio
+                       for tokens, ratio in zip(self._map_sides(side), self.sr_ratios))
 
         if not fits(min(height, width)):
             least = next(side for side in range(1, 2**20) if fits(side))
@@ -220,7 +221,8 @@ class PyramidTransformer(FeatureStages):
                              'resize or pad it.')
 
     def forward_stages(self, x: Tensor, last: Optional[int] = None) -> List[Tuple[Tensor, int, int]]:
-        """Return ``(tokens, H, W)`` of every stage up to number ``last``, tokens ``(B, H * W, C)``.
+        """Return ``(tokens, H, W)`` of every stage up to number ``last``; tokens are ``(B, H * W,
+        C)``.
 
         Raises:
             ValueError: the image is too small for a stage.

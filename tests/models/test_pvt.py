@@ -164,6 +164,24 @@ def test_gradient_checkpointing_changes_nothing():
         assert torch.equal(twin, buffer), name
 
 
+def test_batch_norm_keeps_its_own_epsilon_without_a_layer_norm():
+    model = PyramidVisionTransformer(attn_types='SSS', norm_layer='RepBN', **SMALL)
+    assert {m.bn.eps for m in model.modules() if isinstance(m, RepBN)} == {1e-5}
+    given = PyramidVisionTransformer(attn_types='SSS', norm_layer=dict(type='LN', eps=1e-3), **SMALL)
+    assert {m.eps for m in given.modules() if isinstance(m, torch.nn.LayerNorm)} == {1e-3}
+
+
+@pytest.mark.parametrize('kinds', ['LLL', 'SSS'])
+def test_half_precision_is_close_under_autocast(kinds):
+    torch.manual_seed(0)
+    model = settle(PyramidVisionTransformer(attn_types=kinds, sr_ratios=(2, 2, 1), **SMALL))
+    x = torch.randn(1, 3, 64, 96)
+    expected = model.forward_features(x)
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        out = model.forward_features(x)
+    assert out.isfinite().all() and (out - expected).abs().max() < 0.05 * expected.abs().max()
+
+
 def test_every_parameter_learns_at_a_blend():
     torch.manual_seed(0)
     model = PyramidVisionTransformer(attn_types='LLS', sr_ratios=(2, 1, 2), **SMALL).train()
