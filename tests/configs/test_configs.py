@@ -1,11 +1,14 @@
 """Every config: it builds, trains what it should with the hooks that it should, and is catalogued."""
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 import torch
 import yaml
 from mmdet.registry import MODELS
 from mmengine.config import Config
+from mmengine.dataset import Compose
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import HOOKS, init_default_scope
 from torch import nn
@@ -157,3 +160,24 @@ def test_mim_reads_the_index():
     modelindex = pytest.importorskip('modelindex.load_model_index')
     index = modelindex.load(str(ROOT / 'model-index.yml'))
     assert len(index.models) == sum(len(read(path)['Models']) for path in METAFILES)
+
+
+@pytest.mark.parametrize('path', [p for p in SWIN if 'swin-t_fpn_ms-crop-1x' in p.stem], ids=name_of)
+def test_the_augmentation_runs_and_keeps_to_its_scales(path, tmp_path):
+    init_default_scope('mmdet')
+    file = str(tmp_path / 'image.png')
+    assert cv2.imwrite(file, np.full((480, 640, 3), 127, np.uint8))
+    square = [[100., 100., 300., 100., 300., 300., 100., 300.]]
+    instance = dict(bbox=[100., 100., 300., 300.], bbox_label=3, ignore_flag=0, mask=square)
+    pipeline = Compose(Config.fromfile(path).train_dataloader.dataset.pipeline)
+    sizes = set()
+    np.random.seed(0)
+    for _ in range(12):
+        results = pipeline(dict(img_path=file, img_id=0, height=480, width=640, instances=[instance]))
+        height, width = results['inputs'].shape[1:]
+        sizes.add((height, width))
+        assert min(height, width) <= 800 and max(height, width) <= 1333
+        # A crop of at most 384 x 600 pixels may be a narrow strip, which the longer side then limits.
+        assert min(height, width) in range(480, 801, 32) or max(height, width) >= 1332
+        assert ('masks' in results['data_samples'].gt_instances) == ('mask-rcnn' in path.stem)
+    assert len(sizes) > 6
