@@ -5,4 +5,5 @@ _base_ = [
     '../_base_/schedules/mini.py',
     '../_base_/slab_runtime.py',
 ]
+default_hooks = dict(logger=dict(interval=25))
 randomness = dict(seed=0)

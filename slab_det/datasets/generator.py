@@ -32,8 +32,8 @@ class DatasetError(Exception):
     """The folder cannot be written; the message says why and what to do."""
 
 
-def make_shapes_dataset(out: str, num_train: int = 320, num_val: int = 80,
-                        size: Tuple[int, int] = (160, 224), seed: int = 0,
+def make_shapes_dataset(out: str, num_train: int = 600, num_val: int = 100,
+                        size: Tuple[int, int] = (128, 192), seed: int = 0,
                         progress: Optional[Callable[[int, int], None]] = None) -> bool:
     """Write a training and a validation set of drawn shapes in COCO format.
 

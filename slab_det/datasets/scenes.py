@@ -16,11 +16,14 @@ from .shapes import SURFACES, coverage, random_colour, surface
 # The one place for the class names: configs and tools take them from here or repeat them in this
 # order; category k of the annotations (from 1) is class k - 1.
 THING_CLASSES = ('disk', 'box', 'triangle', 'star', 'ring')
+# Things of a class tend to a hue, as real ones do; the ranges of neighbouring classes overlap, and
+# dark and pale things hardly show theirs, so outlines decide.
+_HUE_SPREAD = 0.14
 # What the background consists of, by its surface.
 STUFF_CLASSES = SURFACES
 
 MIN_SIDE = 64  # smallest image side for which scenes can be drawn
-_MIN_VISIBLE = 0.4  # of a thing, counted against its whole area, the part beyond the frame included
+_MIN_VISIBLE = 0.5  # of a thing, counted against its whole area, the part beyond the frame included
 _MIN_AREA = 48  # visible pixels
 _MIN_CONTRAST = 110  # summed over the three channels, against the background beneath
 _TRIES = 12
@@ -51,7 +54,7 @@ def draw_scene(rng: RandomState, height: int, width: int) -> Scene:
 
     Returns:
         A scene of one to nine things. A later thing may cover an earlier one, and the frame may cut
-        either, as long as 40 % and 48 pixels of each stay visible: nothing is drawn that is not
+        either, as long as 50 % and 48 pixels of each stay visible: nothing is drawn that is not
         annotated, and nothing annotated that cannot be seen.
 
     Raises:
@@ -98,7 +101,7 @@ def _add_thing(rng: RandomState, image: np.ndarray, instances: np.ndarray, label
     """Paint one thing over the scene, in place; none when no place for it is found."""
     height, width = instances.shape
     label = int(rng.randint(0, len(THING_CLASSES)))
-    low, high = 9.0, 0.3 * min(height, width)
+    low, high = 0.075 * min(height, width), 0.3 * min(height, width)
     for _ in range(_TRIES):
         # Radii uniform in the logarithm: as many doublings of size are equally common.
         radius = low * (high / low) ** rng.uniform()
@@ -118,11 +121,12 @@ def _add_thing(rng: RandomState, image: np.ndarray, instances: np.ndarray, label
         return
     patch = image[window]
     beneath = patch[mask].mean(axis=0).astype(np.int32)
-    colour = random_colour(rng, saturation=(0.35, 1.0), value=(0.2, 1.0))
+    typical = label / len(THING_CLASSES)
     for _ in range(_TRIES):
+        colour = random_colour(rng, saturation=(0.35, 1.0), value=(0.2, 1.0),
+                               hue=(typical - _HUE_SPREAD, typical + _HUE_SPREAD))
         if np.abs(colour - beneath).sum() >= _MIN_CONTRAST:
             break
-        colour = random_colour(rng, saturation=(0.35, 1.0), value=(0.2, 1.0))
     else:
         colour = np.where(beneath < 128, 230, 25).astype(np.int32)
     kind = SURFACES[int(rng.randint(0, len(SURFACES)))]

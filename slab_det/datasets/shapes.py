@@ -113,15 +113,20 @@ def surface(kind: str, rng: RandomState, height: int, width: int, strength: int)
     raise ValueError(f'kind: there is no surface {kind!r}; known are {", ".join(SURFACES)}.')
 
 
-def random_colour(rng: RandomState, saturation: Tuple[float, float],
-                  value: Tuple[float, float]) -> np.ndarray:
-    """A colour with uniform hue, and saturation and value from the given ranges (0 to 1).
+def random_colour(rng: RandomState, saturation: Tuple[float, float], value: Tuple[float, float],
+                  hue: Tuple[float, float] = (0.0, 1.0)) -> np.ndarray:
+    """A colour uniform in hue, saturation and value within the given ranges.
+
+    Args:
+        rng: draws the colour.
+        saturation, value: ranges within 0 to 1.
+        hue: range in turns of the hue circle; 0 is red, 1/3 green, 2/3 blue, whole turns are dropped.
 
     Returns:
         int32 of shape (3,): blue, green, red, 0 to 255.
     """
-    hue, s, v = 6 * rng.uniform(), rng.uniform(*saturation), rng.uniform(*value)
+    sector, s, v = 6 * rng.uniform(*hue), rng.uniform(*saturation), rng.uniform(*value)
     # Each channel is a trapezium over the hue circle, shifted by a third of it per channel.
-    levels = [v - v * s * min(max(min((n + hue) % 6, 4 - (n + hue) % 6), 0.0), 1.0)
+    levels = [v - v * s * min(max(min((n + sector) % 6, 4 - (n + sector) % 6), 0.0), 1.0)
               for n in (1.0, 3.0, 5.0)]
     return np.array([int(255 * level) for level in levels], np.int32)

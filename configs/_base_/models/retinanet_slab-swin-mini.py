@@ -4,8 +4,8 @@ channels = 64
 model = dict(
     backbone=dict(
         _delete_=True, type='SLABSwinTransformer',
-        arch=dict(embed_dims=32, depths=(2, 2, 2, 2), num_heads=(1, 2, 4, 8)),
-        attn_types='LLSS', window_sizes=(48, 24, 6, 6), norm_cfg=dict(type='PRepBN'),
+        arch=dict(embed_dims=32, depths=(1, 1, 2, 1), num_heads=(1, 2, 4, 8)),
+        attn_types='LLSS', window_sizes=(40, 20, 10, 5), norm_cfg=dict(type='PRepBN'),
         drop_path_rate=0.0),
     neck=dict(in_channels=[32, 64, 128, 256], out_channels=channels, start_level=0,
               add_extra_convs=False, num_outs=4),

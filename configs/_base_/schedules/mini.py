@@ -1,12 +1,16 @@
 # Short training from random weights on a CPU: warm-up, then a cosine down to nearly 0.
-max_epochs = 24
+max_epochs = 6
 train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=max_epochs, val_interval=max_epochs)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 optim_wrapper = dict(
     type='OptimWrapper',
-    optimizer=dict(type='AdamW', lr=1e-3, weight_decay=0.05),
-    paramwise_cfg=dict(norm_decay_mult=0.0, bias_decay_mult=0.0),
+    optimizer=dict(type='AdamW', lr=2.5e-3, weight_decay=0.05),
+    # 'norm' is part of every name in a PRepBN, eta included.
+    paramwise_cfg=dict(bias_decay_mult=0.0, custom_keys={
+        'norm': dict(decay_mult=0.0),
+        'positional_encoding': dict(decay_mult=0.0),
+        'relative_position_bias_table': dict(decay_mult=0.0)}),
     clip_grad=dict(max_norm=5.0, norm_type=2))
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, begin=0, end=100, by_epoch=False),
