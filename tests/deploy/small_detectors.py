@@ -15,7 +15,7 @@ BACKBONES = dict(
     softmax_swin=dict(SWIN, attn_types='SSSS', norm_cfg='LN'),
     pvt=dict(type='SLABPyramidVisionTransformer', arch=dict(_PYRAMID, mlp_ratios=(2, 2, 2, 2)), img_size=64),
     pvt_v2=dict(type='SLABPyramidVisionTransformerV2', arch=dict(_PYRAMID, mlp_ratios=(2, 2, 2, 2)), img_size=64),
-    cswin=dict(type='SLABCSWinTransformer', arch=dict(_PYRAMID, num_heads=(2, 2, 4, 8)), split_sizes=(1, 2, 3, 7),
+    cswin=dict(type='SLABCSWinTransformer', arch=dict(_PYRAMID, embed_dims=16, num_heads=(2, 2, 4, 8)), split_sizes=(1, 2, 3, 7),
                img_size=64),
 )
 CLASSES = ('left', 'right', 'top')

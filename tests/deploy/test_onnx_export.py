@@ -62,6 +62,7 @@ def test_a_file_detects_what_pytorch_detects_at_every_size(name, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings('ignore::torch.jit.TracerWarning')
 @pytest.mark.parametrize('family', sorted(small_detectors.BACKBONES))
 def test_every_backbone_is_the_same_at_every_size(family, tmp_path):
     from mmdet.registry import MODELS
