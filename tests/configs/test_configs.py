@@ -1,4 +1,6 @@
 """Every config: it builds, trains what it should with the hooks that it should, and is catalogued."""
+import copy
+from functools import cache
 from pathlib import Path
 
 import cv2
@@ -23,6 +25,12 @@ METAFILES = sorted((ROOT / 'configs').glob('*/metafile.yml'))
 NORMS = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._BatchNorm, RepBN, PRepBN)
 
 
+@cache
+def load(path):
+    """A config; reading takes a second, as mmengine searches all of mmdet's metafiles for a base."""
+    return Config.fromfile(path)
+
+
 def name_of(path):
     return f'{path.parent.name}/{path.stem}'
 
@@ -30,7 +38,7 @@ def name_of(path):
 @pytest.fixture(scope='module', params=CONFIGS, ids=name_of)
 def config(request):
     init_default_scope('mmdet')
-    return request.param, Config.fromfile(request.param)
+    return request.param, copy.deepcopy(load(request.param))
 
 
 BUILT = {}
@@ -74,7 +82,7 @@ def undecayed(model):
 
 
 def test_exactly_norms_and_positions_take_no_weight_decay(config, model):
-    cfg = config[1].optim_wrapper.copy()
+    cfg = copy.deepcopy(config[1].optim_wrapper)
     cfg.type = 'OptimWrapper'  # mixed precision cannot be built on a CPU
     cfg.pop('loss_scale', None)
     groups = build_optim_wrapper(model, cfg).optimizer.param_groups
@@ -91,7 +99,7 @@ def test_exactly_norms_and_positions_take_no_weight_decay(config, model):
 
 @pytest.mark.parametrize('path', SWIN, ids=name_of)
 def test_swin_trains_as_published(path):
-    cfg = Config.fromfile(path)
+    cfg = load(path)
     optimizer = cfg.optim_wrapper.optimizer
     assert (optimizer.type, optimizer.lr, optimizer.weight_decay) == ('AdamW', 1e-4, 0.05)
     small, long = 'swin-s' in path.stem, '-3x' in path.stem
@@ -107,7 +115,7 @@ def test_swin_trains_as_published(path):
 
 @pytest.mark.parametrize('path', SWIN, ids=name_of)
 def test_swin_augments_as_its_name_says(path):
-    cfg = Config.fromfile(path)
+    cfg = load(path)
     pipeline = cfg.train_dataloader.dataset.pipeline
     types = [step['type'] for step in pipeline]
     masks = 'mask-rcnn' in path.stem
@@ -143,7 +151,7 @@ def test_a_metafile_lists_exactly_its_configs(path):
     collections = {collection['Name'] for collection in content['Collections']}
     for file, model in models.items():
         assert model['Name'] == Path(file).stem and model['In Collection'] in collections
-        assert model['Metadata']['Epochs'] == Config.fromfile(ROOT / file).train_cfg.max_epochs
+        assert model['Metadata']['Epochs'] == load(ROOT / file).train_cfg.max_epochs
 
 
 @pytest.mark.parametrize('path', METAFILES, ids=lambda path: path.parent.name)
@@ -151,7 +159,7 @@ def test_the_backbones_of_a_metafile_are_those_of_its_configs(path):
     content = read(path)
     backbones = {b['Name']: b['Config'] for c in content['Collections'] for b in c['Backbones']}
     for model in content['Models']:
-        cfg = Config.fromfile(ROOT / model['Config']).model.backbone
+        cfg = load(ROOT / model['Config']).model.backbone
         wanted = backbones[model['Metadata']['Backbone']]
         assert {key: cfg.get(key) for key in wanted} == wanted
 
@@ -169,7 +177,7 @@ def test_the_augmentation_runs_and_keeps_to_its_scales(path, tmp_path):
     assert cv2.imwrite(file, np.full((480, 640, 3), 127, np.uint8))
     square = [[100., 100., 300., 100., 300., 300., 100., 300.]]
     instance = dict(bbox=[100., 100., 300., 300.], bbox_label=3, ignore_flag=0, mask=square)
-    pipeline = Compose(Config.fromfile(path).train_dataloader.dataset.pipeline)
+    pipeline = Compose(load(path).train_dataloader.dataset.pipeline)
     sizes = set()
     np.random.seed(0)
     for _ in range(12):
