@@ -1,6 +1,6 @@
 """Draw predictions beside the ground truth, one picture per image.
 
-    python tools/visualize.py CONFIG CHECKPOINT --out work_dirs/pictures --num 20 --score-thr 0.3
+    python tools/visualize.py CONFIG CHECKPOINT --out work_dirs/pictures --num 20 --score-thr 0.5
 """
 import argparse
 import os
@@ -26,7 +26,7 @@ def parse_args(arguments=None) -> argparse.Namespace:
     parser.add_argument('--num', type=int, default=20, metavar='N',
                         help='images, evenly spread over the set; 0 draws all '
                         '(default: %(default)s)')
-    parser.add_argument('--score-thr', type=float, default=0.3, metavar='S',
+    parser.add_argument('--score-thr', type=float, default=0.5, metavar='S',
                         help='leave out predictions below this score (default: %(default)s)')
     return parser.parse_args(arguments)
 
