@@ -7,7 +7,7 @@ from timm.layers import trunc_normal_
 from torch import Tensor, nn
 
 from .cache import EvalCache
-from .traced import TracedLayout, traced_mask, traced_merge, traced_partition
+from .traced import TracedLayout, traced_mask, traced_merge, traced_padding, traced_partition
 
 
 def simplified_linear_attention(
@@ -128,14 +128,23 @@ class _WindowProjection(EvalCache):
         """Attend within the windows of maps ``x: (B, H * W, C)`` whose layout is part of the
         graph; return ``(B, H * W, C)``.
 
-        The map is projected before it is cut, so that padding is one row of the projection.
+        Queries, keys and values are projected apart, which spares a runtime to cut them out of one
+        tensor. Padded queries are never looked at.
         """
+        batch = x.shape[0]
+        rows = traced_partition(x, layout, self.qkv.in_features)
+        weights = self.qkv.weight.chunk(3)
+        biases = (None, ) * 3 if self.qkv.bias is None else self.qkv.bias.chunk(3)
+        q, k, v = (F.linear(rows, weight, bias) for weight, bias in zip(weights, biases))
         pad = self.qkv.bias if self.pad_qkv is None else self.pad_qkv
         if pad is None:
             pad = self.qkv.weight.new_zeros(self.qkv.out_features)
-        q, k, v = traced_partition(self.qkv(x), pad, layout).chunk(3, dim=-1)
+        _, pad_k, pad_v = pad.chunk(3)
+        k = traced_padding(k, pad_k, layout, batch)
+        v = traced_padding(v, pad_v, layout, batch)
+        q, k, v = (t.view(-1, layout.tokens, self.proj.in_features) for t in (q, k, v))
         mask = traced_mask(layout, v) if masked else None
-        return traced_merge(self.attend(q, k, v, mask), layout, x.shape[0])
+        return traced_merge(self.attend(q, k, v, mask), layout, batch)
 
 
 class WindowLinearAttention(_WindowProjection):

@@ -15,13 +15,15 @@ class TracedLayout(NamedTuple):
 
     Attributes:
         index: ``(num_windows * window**2,)`` token ``y * W + x`` that each window token takes;
-            padding takes ``H * W``, one behind the last token.
+            padding takes the first.
+        inside: ``(num_windows * window**2,)`` whether a window token is not padding.
         inverse: ``(H * W,)`` window token that each map token takes.
         region: ``(num_windows, window**2)`` part of the map that a window token belongs to;
             tokens of two parts are neighbours only because of the cyclic shift.
         tokens: ``window**2``.
     """
     index: Tensor
+    inside: Tensor
     inverse: Tensor
     region: Tensor
     tokens: int
@@ -42,11 +44,11 @@ def traced_layout(height: Tensor, width: Tensor, window: int, shift: int) -> Tra
 
     inside = (y.source < height)[:, None, :, None] & (x.source < width)[None, :, None, :]
     index = y.source[:, None, :, None] * width + x.source[None, :, None, :]
-    index = torch.where(inside, index, height * width).flatten()
+    index = torch.where(inside, index, 0).flatten()
     inverse = (y.window_of[:, None] * x.windows + x.window_of) * window**2
     inverse = (inverse + y.place_of[:, None] * window + x.place_of).flatten()
     region = y.region[:, None, :, None] * 3 + x.region[None, :, None, :]
-    return TracedLayout(index, inverse, region.reshape(-1, window**2), window**2)
+    return TracedLayout(index, inside.flatten(), inverse, region.reshape(-1, window**2), window**2)
 
 
 class _Axis:
@@ -72,20 +74,18 @@ class _Axis:
         self.region = region.view(-1, window)
 
 
-def traced_partition(tokens: Tensor, padding: Tensor, layout: TracedLayout) -> Tensor:
-    """Cut maps into windows.
+def traced_partition(tokens: Tensor, layout: TracedLayout, channels: int) -> Tensor:
+    """Cut maps ``(B, H * W, C)`` into the rows of windows, ``(B * num_windows * window**2, C)``.
 
-    Args:
-        tokens: ``(B, H * W, C)``.
-        padding: ``(C,)``, what a token that pads the map is.
-        layout: of the map.
-
-    Returns:
-        ``(B * num_windows, window**2, C)``.
+    Padded tokens are copies of another one, see :func:`traced_padding`. Rows, because exporters
+    and runtimes add the bias of a linear layer at no cost only to matrices.
     """
-    row = padding.to(tokens.dtype).expand(tokens.shape[0], 1, -1)
-    rows = torch.cat([tokens, row], 1).index_select(1, layout.index)
-    return rows.reshape(-1, layout.tokens, len(padding))
+    return tokens.index_select(1, layout.index).reshape(-1, channels)
+
+
+def traced_padding(rows: Tensor, padding: Tensor, layout: TracedLayout, batch: int) -> Tensor:
+    """Put ``padding: (C,)`` into the padded ones of ``rows`` ``(batch * num_windows * window**2, C)``."""
+    return torch.where(layout.inside.repeat(batch)[:, None], rows, padding.to(rows.dtype))
 
 
 def traced_merge(windows: Tensor, layout: TracedLayout, batch: int) -> Tensor:

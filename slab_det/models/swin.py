@@ -67,7 +67,9 @@ class SwinBlock(nn.Module):
         if torch.jit.is_tracing():
             layout = traced_layout(height, width, self.window, self.shift)
             x = x + self.attn.traced(self.norm1(x), layout, masked=self.masked and self.shift > 0)
-            return x + self.mlp(self.norm2(x))
+            # As rows: see traced_partition.
+            dim = self.mlp.fc1.in_features
+            return x + self.mlp(self.norm2(x).reshape(-1, dim)).view(x.shape[0], -1, dim)
         shift = effective_shift(height, width, self.window, self.shift)
         if runs_in_chunks(self, x):
             return self._infer(x, window_chunks(x.shape[0], height, width, self.window, shift,

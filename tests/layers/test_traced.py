@@ -3,7 +3,8 @@ import pytest
 import torch
 
 from slab_det.layers import effective_shift, shift_mask, window_layout
-from slab_det.layers.traced import (traced_layout, traced_mask, traced_merge, traced_partition)
+from slab_det.layers.traced import (traced_layout, traced_mask, traced_merge, traced_padding,
+                                      traced_partition)
 
 CPU = torch.device('cpu')
 # Height, width, window, shift: whole windows, odd sizes, one window, smaller than a window, one side
@@ -16,10 +17,9 @@ CASES = [(6, 8, 2, 1), (7, 9, 4, 2), (5, 5, 5, 2), (3, 2, 7, 3), (3, 20, 7, 3), 
 def test_tokens_move_as_in_the_cached_layout(height, width, window, shift):
     expected = window_layout(1, height, width, window, effective_shift(height, width, window, shift), CPU)
     layout = traced_layout(height, width, window, shift)
-    padding = layout.index == height * width
-    assert torch.equal(layout.index[~padding], expected.index[~padding])
+    assert torch.equal(layout.index, expected.index)
     padded = torch.tensor([], dtype=torch.long) if expected.padded is None else expected.padded
-    assert torch.equal(padding.nonzero().flatten(), padded)
+    assert torch.equal((~layout.inside).nonzero().flatten(), padded)
     assert torch.equal(layout.inverse, expected.inverse)
 
 
@@ -35,17 +35,16 @@ def test_mask_is_that_of_shifted_windows_and_zero_where_nothing_is_shifted(heigh
 def test_partition_fills_padding_with_its_own_row_and_merge_undoes_it():
     tokens, padding = torch.randn(2, 3 * 5, 4), torch.randn(4)
     layout = traced_layout(3, 5, 4, 2)
-    windows = traced_partition(tokens, padding, layout)
-    assert windows.shape == (2 * 2, 16, 4)
-    filled = (windows == padding).all(-1).sum()
-    assert filled == 2 * (2 * 16 - 3 * 5)
-    assert torch.equal(traced_merge(windows, layout, 2), tokens)
+    rows = traced_padding(traced_partition(tokens, layout, 4), padding, layout, 2)
+    assert rows.shape == (2 * 2 * 16, 4)
+    assert (rows == padding).all(-1).sum() == 2 * (2 * 16 - 3 * 5)
+    assert torch.equal(traced_merge(rows.view(-1, 16, 4), layout, 2), tokens)
 
 
 def test_a_traced_layout_serves_sizes_it_was_not_traced_with():
     def indices(image):
         layout = traced_layout(image.shape[0], image.shape[1], 4, 2)
-        return layout.index, layout.inverse, layout.region
+        return layout.index, layout.inside, layout.inverse, layout.region
 
     traced = torch.jit.trace(indices, torch.zeros(9, 6))
     for height, width, *_ in CASES:
