@@ -47,6 +47,18 @@ BACKBONES: Dict[str, Callable[[], nn.Module]] = {
     'Swin-T PRepBN, before': lambda: _ours('SSSS', False),
 }
 
+#: Linear attention in every family, deployed: time should grow with the pixels. Stages with softmax
+#: attention attend in windows or stripes, CSWin's stripes excepted, which are as long as the map.
+LINEAR = {
+    'SLAB-Swin-T': lambda: _ours('LLSS', True),
+    'SLAB-PVT-T': lambda: _mmdet(type='SLABPyramidVisionTransformer', arch='tiny', deploy=True),
+    'SLAB-PVTv2-B0': lambda: _mmdet(type='SLABPyramidVisionTransformerV2', arch='b0', deploy=True),
+    'SLAB-DeiT-T': lambda: _mmdet(type='SLABVisionTransformer', arch='tiny', attn_types='L', deploy=True),
+    'SLAB-CSWin-T': lambda: _mmdet(type='SLABCSWinTransformer', arch='tiny', deploy=True),
+    'mmdet Swin-T': BACKBONES[BASELINE],
+    'mmdet PVT-T': BACKBONES['mmdet PVT-T'],
+}
+
 #: Networks in training; the ratio is 0.5, where both branches of every norm are computed.
 TRAINED = {
     BASELINE: BACKBONES[BASELINE],
