@@ -57,7 +57,8 @@ def install(source, tmp_path):
         call(sys.executable, '-m', 'venv', '--without-pip', tmp_path / 'venv', cwd=tmp_path)
         python = tmp_path / 'venv/bin/python'
         own = call(python, '-c', 'import sysconfig; print(sysconfig.get_path("purelib"))', cwd=tmp_path).strip()
-        (Path(own) / 'parent.pth').write_text(sysconfig.get_path('purelib') + '\n')
+        # Not only the folder's path: setuptools brings distutils to Python 3.12 by a .pth file inside.
+        (Path(own) / 'parent.pth').write_text(f'import site; site.addsitedir({sysconfig.get_path("purelib")!r})\n')
         call(python, '-m', 'pip', 'install', '--no-build-isolation', '--no-deps', '--no-index', *words, cwd=tmp_path)
         return python
 
