@@ -93,15 +93,17 @@ def _foreign_globals(path: str) -> Iterable[str]:
     """Return the classes and functions that the file names and torch does not know as harmless."""
     if zipfile.is_zipfile(path):
         return torch.serialization.get_unsafe_globals_in_checkpoint(path)
-    # The former format: magic number, version, system and content, each pickled. What torch knows
-    # may be named as well, it takes precedence over stand-ins.
+    # The former format: magic number, version, system and content, each pickled. What torch itself
+    # knows may be named as well, it takes precedence over stand-ins; what was allowed does not.
+    allowed = {entry[1] if isinstance(entry, tuple) else f'{entry.__module__}.{entry.__qualname__}'
+               for entry in torch.serialization.get_safe_globals()}
     names = set()
     with open(path, 'rb') as file:
         for _ in range(4):
             for opcode, argument, _ in pickletools.genops(file):
                 if opcode.name == 'GLOBAL':
                     names.add(argument.replace(' ', '.', 1))
-    return names
+    return names - allowed
 
 
 def select_state_dict(checkpoint: Mapping[str, Any],

@@ -1,8 +1,8 @@
 """Re-parameterization before a test run."""
-from mmdet.registry import HOOKS
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
+from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
 from ..deploy import reparameterize

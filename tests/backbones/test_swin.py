@@ -3,7 +3,6 @@ import itertools
 import pytest
 import torch
 from mmdet.registry import MODELS
-from mmdet.utils import register_all_modules
 from torch import nn
 
 import slab_det  # noqa: F401
@@ -182,9 +181,9 @@ def test_arguments_that_do_not_fit_are_named(arguments, message):
 
 def test_norms_are_found_by_mmcv_in_and_out_of_the_mmdet_scope():
     from mmcv.cnn import build_norm_layer
-    for scoped in (False, True):
-        if scoped:
-            register_all_modules(init_default_scope=True)
+    from mmengine.registry import init_default_scope
+    for scope in ('mmengine', 'mmdet'):
+        init_default_scope(scope)
         name, norm = build_norm_layer(dict(type='PRepBN', requires_grad=False), 8, postfix=1)
         assert isinstance(norm, PRepBN) and name == 'ln1'
         assert not any(p.requires_grad for p in norm.parameters())
