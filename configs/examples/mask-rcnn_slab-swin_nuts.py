@@ -9,6 +9,7 @@ scale = (320, 240)
 max_epochs = 12
 
 model = dict(
+    data_preprocessor=dict(pad_size_divisor=1),  # all images are alike; zeros would enter BatchNorm
     backbone=dict(window_sizes=(20, 10, 5, 10)),  # these divide the 80x60, 40x30 and 20x15 maps
     rpn_head=dict(anchor_generator=dict(scales=[8])),
     roi_head=dict(bbox_head=dict(num_classes=len(classes)),
@@ -19,6 +20,8 @@ train_pipeline = [
     dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
     dict(type='RandomResize', scale=scale, ratio_range=(0.8, 1.5), keep_ratio=True),
     dict(type='RandomCrop', crop_size=(240, 320), recompute_bbox=True),
+    # A crop may leave a corner of a box and nothing of its mask: boxes of size 0, losses of NaN.
+    dict(type='FilterAnnotations', min_gt_bbox_wh=(4, 4)),
     dict(type='RandomFlip', prob=[0.25, 0.25, 0.25],
          direction=['horizontal', 'vertical', 'diagonal']),
     dict(type='PhotoMetricDistortion', hue_delta=9),
@@ -46,6 +49,7 @@ test_dataloader = val_dataloader
 val_evaluator = dict(type='CocoMetric', ann_file=data_root + '/val.json', metric=['bbox', 'segm'])
 test_evaluator = val_evaluator
 
+optim_wrapper = dict(optimizer=dict(lr=1e-3))
 train_cfg = dict(max_epochs=max_epochs, val_interval=max_epochs)
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, begin=0, end=100, by_epoch=False),

@@ -9,11 +9,12 @@ scale = (320, 240)
 max_epochs = 12
 
 model = dict(
+    data_preprocessor=dict(pad_size_divisor=1),  # all images are alike; zeros would enter BatchNorm
     backbone=dict(
         arch=dict(embed_dims=48, depths=(2, 2, 2, 2), num_heads=(2, 4, 8, 16)),
         window_sizes=(20, 10, 5, 10)),  # these divide the 80x60, 40x30 and 20x15 maps of the scale
     neck=dict(in_channels=[48, 96, 192, 384], out_channels=96, start_level=1,
-              add_extra_convs='on_output', num_outs=5),
+              add_extra_convs='on_output', num_outs=5, norm_cfg=dict(type='BN')),
     bbox_head=dict(num_classes=len(classes), in_channels=96, feat_channels=96,
                    anchor_generator=dict(scales_per_octave=3, strides=[8, 16, 32, 64, 128])))
 
@@ -35,7 +36,7 @@ test_pipeline = [
 dataset = dict(type='CocoDataset', data_root=data_root, metainfo=dict(classes=classes),
                data_prefix=dict(img='images/'))
 train_dataloader = dict(
-    batch_size=8, num_workers=1, persistent_workers=True,
+    batch_size=4, num_workers=1, persistent_workers=True,
     sampler=dict(type='DefaultSampler', shuffle=True),
     dataset=dict(**dataset, ann_file='train.json', pipeline=train_pipeline))
 val_dataloader = dict(
@@ -46,6 +47,7 @@ test_dataloader = val_dataloader
 val_evaluator = dict(type='CocoMetric', ann_file=data_root + '/val.json', metric='bbox')
 test_evaluator = val_evaluator
 
+optim_wrapper = dict(optimizer=dict(lr=1e-3))
 train_cfg = dict(max_epochs=max_epochs, val_interval=max_epochs)
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, begin=0, end=50, by_epoch=False),

@@ -98,5 +98,7 @@ def test_windows_divide_the_maps_of_the_training_images(path):
     cfg = Config.fromfile(path)
     pipeline = plain_dataset(cfg.train_dataloader).pipeline
     width, height = next(step.scale for step in pipeline if 'Resize' in step.type)
+    assert width % cfg.model.data_preprocessor.pad_size_divisor == 0
+    assert height % cfg.model.data_preprocessor.pad_size_divisor == 0
     for window, stride in zip(cfg.model.backbone.window_sizes[:3], (4, 8, 16)):
         assert width // stride % window == 0 and height // stride % window == 0
