@@ -18,7 +18,8 @@ train() {
     local log=$LOGS/train.log start=$SECONDS status=0
     mkdir -p "$LOGS" || fail "the folder $LOGS cannot be made: is the disk full, or the repository read-only?"
     echo "==> Training $CONFIG"
-    "$PYTHON" tools/train.py "$CONFIG" --work-dir "$WORK" 2>&1 | tee "$log" |
+    # Without validation at its end: tools/test.py does that next.
+    "$PYTHON" tools/train.py "$CONFIG" --work-dir "$WORK" --cfg-options train_cfg.val_interval=1000 2>&1 | tee "$log" |
         sed -unE 's/.*Epoch\(train\) +(\[[0-9]+\]\[[^]]+\]).* eta: ([0-9:]+) .* prepbn_ratio: ([0-9.]+) .* loss: ([0-9.]+) .*/    epoch \1  left \2  PRepBN ratio \3  loss \4/p' || status=$?
     ((status == 0)) || explain train "Training" "$log"
     TRAIN_SECONDS=$((SECONDS - start))
