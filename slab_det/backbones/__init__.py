@@ -1,11 +1,15 @@
 """SLAB transformers in mmdet's registry."""
-from . import registration  # noqa: F401
-from .base import SLABBackbone
-from .cswin import SLABCSWinTransformer
-from .deit import SLABVisionTransformer
-from .pvt import SLABPyramidVisionTransformer
-from .pvt_v2 import SLABPyramidVisionTransformerV2
-from .swin import SLABSwinTransformer
+from ..compat import require_detection
+
+require_detection('slab_det.backbones')
+
+from . import registration  # noqa: E402, F401
+from .base import SLABBackbone  # noqa: E402
+from .cswin import SLABCSWinTransformer  # noqa: E402
+from .deit import SLABVisionTransformer  # noqa: E402
+from .pvt import SLABPyramidVisionTransformer  # noqa: E402
+from .pvt_v2 import SLABPyramidVisionTransformerV2  # noqa: E402
+from .swin import SLABSwinTransformer  # noqa: E402
 
 __all__ = [
     'SLABBackbone', 'SLABCSWinTransformer', 'SLABPyramidVisionTransformer',

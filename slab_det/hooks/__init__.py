@@ -1,7 +1,11 @@
 """mmengine hooks: the ratio of PRepBN, exact resumption."""
-from .prepbn_hook import PRepBNHook
-from .random_state_hook import RandomStateHook
-from .ratio_schedule import scheduled_ratio
-from .reparameterize_hook import ReparameterizeHook
+from ..compat import require_detection
+
+require_detection('slab_det.hooks')
+
+from .prepbn_hook import PRepBNHook  # noqa: E402
+from .random_state_hook import RandomStateHook  # noqa: E402
+from .ratio_schedule import scheduled_ratio  # noqa: E402
+from .reparameterize_hook import ReparameterizeHook  # noqa: E402
 
 __all__ = ['PRepBNHook', 'RandomStateHook', 'ReparameterizeHook', 'scheduled_ratio']
