@@ -112,6 +112,24 @@ class _WindowProjection(EvalCache):
         # What padding yields once a norm is folded into qkv, see project().
         self.register_buffer('pad_qkv', None)
 
+    def forward(self, x: Tensor, padded: Optional[Tensor] = None,
+                mask: Optional[Tensor] = None) -> Tensor:
+        """Attend within windows and project the result, ``(B * num_windows, N, C)`` to the same
+        shape; the arguments are those of :meth:`mix`."""
+        return self.proj(self.mix(x, padded, mask))
+
+    def mix(self, x: Tensor, padded: Optional[Tensor] = None,
+            mask: Optional[Tensor] = None) -> Tensor:
+        """Attend within windows, short of the projection: it is token-wise, so that a map may
+        drop its padding first.
+
+        Args:
+            x: ``(B * num_windows, N, C)``.
+            padded: rows of ``x.view(-1, C)`` that are padding.
+            mask: ``(num_windows, N, N)``, added to the logits of softmax attention.
+        """
+        return self.attend(*self.project(x, padded), mask)
+
     def project(self, x: Tensor, padded: Optional[Tensor]) -> Tuple[Tensor, Tensor, Tensor]:
         """Return q, k, v of ``x: (windows, N, C)``.
 
@@ -144,7 +162,7 @@ class _WindowProjection(EvalCache):
         v = traced_padding(v, pad_v, layout, batch)
         q, k, v = (t.view(-1, layout.tokens, self.proj.in_features) for t in (q, k, v))
         mask = traced_mask(layout, v) if masked else None
-        return traced_merge(self.attend(q, k, v, mask), layout, batch)
+        return self.proj(traced_merge(self.attend(q, k, v, mask), layout, batch))
 
 
 class WindowLinearAttention(_WindowProjection):
@@ -167,17 +185,12 @@ class WindowLinearAttention(_WindowProjection):
                              groups=head_dim)
         self.positional_encoding = nn.Parameter(torch.zeros(1, window * window, dim))
 
-    def forward(self, x: Tensor, padded: Optional[Tensor] = None,
-                mask: Optional[Tensor] = None) -> Tensor:
-        """Attend within ``x: (windows, window**2, C)``; ``mask`` has no meaning here."""
-        return self.attend(*self.project(x, padded))
-
     def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Optional[Tensor] = None) -> Tensor:
-        """Attend with projected ``(windows, window**2, C)`` queries, keys and values."""
+        """Attend with projected ``(windows, window**2, C)`` queries, keys and values; ``mask``
+        has no meaning here."""
         k = k + self.positional_encoding
-        out = simplified_linear_attention(q, k, v, self.window, self.window, self.num_heads,
-                                          self.dwc.weight, self.dwc.bias)
-        return self.proj(out)
+        return simplified_linear_attention(q, k, v, self.window, self.window, self.num_heads,
+                                           self.dwc.weight, self.dwc.bias)
 
 
 class WindowSoftmaxAttention(_WindowProjection):
@@ -207,17 +220,6 @@ class WindowSoftmaxAttention(_WindowProjection):
         bias = self.relative_position_bias_table[self.relative_position_index]
         return bias.view(tokens, tokens, self.num_heads).permute(2, 0, 1)
 
-    def forward(self, x: Tensor, padded: Optional[Tensor] = None,
-                mask: Optional[Tensor] = None) -> Tensor:
-        """Attend within windows.
-
-        Args:
-            x: ``(B * num_windows, N, C)``.
-            padded: rows that are padding.
-            mask: ``(num_windows, N, N)``, added to the logits.
-        """
-        return self.attend(*self.project(x, padded), mask)
-
     def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Optional[Tensor] = None) -> Tensor:
         """Attend with projected ``(B * num_windows, N, C)`` queries, keys and values."""
         windows, tokens, channels = q.shape
@@ -229,7 +231,7 @@ class WindowSoftmaxAttention(_WindowProjection):
             if windows != mask.shape[0]:
                 bias = bias.repeat(windows // mask.shape[0], 1, 1, 1)
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
-        return self.proj(out.transpose(1, 2).reshape(windows, tokens, channels))
+        return out.transpose(1, 2).reshape(windows, tokens, channels)
 
 
 def relative_position_index(window: int) -> Tensor:

@@ -79,8 +79,8 @@ class SwinBlock(nn.Module):
         if shift and self.masked:
             mask = shift_mask(height, width, self.window, shift, x.device)
         windows = window_partition(self.norm1(x), layout)
-        windows = self.attn(windows, layout.padded, mask)
-        x = x + self.drop_path(window_merge(windows, layout, x.shape[0]))
+        windows = self.attn.mix(windows, layout.padded, mask)
+        x = x + self.drop_path(self.attn.proj(window_merge(windows, layout, x.shape[0])))
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
     def _infer(self, x: Tensor, chunks: List[WindowChunk]) -> Tensor:
@@ -94,9 +94,10 @@ class SwinBlock(nn.Module):
             if chunk.padded is not None and self.attn.pad_qkv is None:
                 windows = windows.index_fill(0, chunk.padded, 0)
             windows = windows.view(-1, self.window**2, x.shape[-1])
-            part += self.attn(windows, chunk.padded, chunk.mask).view(part.shape)
+            mixed = self.attn.mix(windows, chunk.padded, chunk.mask).view(part.shape)
             if chunk.valid is not None:
-                part = part.index_select(0, chunk.valid)
+                part, mixed = (t.index_select(0, chunk.valid) for t in (part, mixed))
+            part += self.attn.proj(mixed)
             out[chunk.targets] = residual_in_chunks(part, lambda t: self.mlp(self.norm2(t)))
         return out.view(x.shape)
 
