@@ -2,13 +2,15 @@
 
     python tools/make_dataset.py data/shapes
     python tools/make_dataset.py data/large --train 2000 --val 200 --size 320 640 --seed 7
+    python tools/make_dataset.py data/coco --layout coco --panoptic --semantic --train 20 --val 5
 """
 import argparse
 import inspect
 import sys
 import time
 
-from slab_det.datasets import THING_CLASSES, DatasetError, make_shapes_dataset
+from slab_det.datasets import (LAYOUTS, STUFF_CLASSES, THING_CLASSES, DatasetError,
+                               make_shapes_dataset)
 
 DEFAULTS = {name: parameter.default
             for name, parameter in inspect.signature(make_shapes_dataset).parameters.items()}
@@ -27,6 +29,15 @@ def parse_args(arguments=None) -> argparse.Namespace:
     parser.add_argument('--size', type=int, nargs=2, default=DEFAULTS['size'],
                         metavar=('MIN', 'MAX'), help='smallest and largest side in pixels')
     parser.add_argument('--seed', type=int, default=DEFAULTS['seed'], help='same seed, same bytes')
+    parser.add_argument('--panoptic', action='store_true',
+                        help="also write panoptic annotations in COCO's format; the backgrounds "
+                        f'({", ".join(STUFF_CLASSES)}) are stuff')
+    parser.add_argument('--semantic', action='store_true',
+                        help='also write a map of the categories of all pixels per image '
+                        '(stuffthingmaps)')
+    parser.add_argument('--layout', choices=tuple(LAYOUTS), default=DEFAULTS['layout'],
+                        help="coco: folders named as COCO 2017's and its categories, so that "
+                        'configs for COCO run on it')
     return parser.parse_args(arguments)
 
 
@@ -40,8 +51,8 @@ def main(arguments=None) -> int:
     start = time.perf_counter()
     try:
         made = make_shapes_dataset(args.out, args.train, args.val, tuple(args.size), args.seed,
-                                   show)
-    except (ValueError, DatasetError) as error:
+                                   args.panoptic, args.semantic, args.layout, show)
+    except (ValueError, DatasetError, ImportError) as error:
         print(f'error: {error}', file=sys.stderr)
         return 1
     if made:

@@ -5,7 +5,8 @@ from typing import Any, Dict, List
 
 import numpy as np
 
-from .scenes import THING_CLASSES, Scene
+from .categories import SHAPES, Categories
+from .scenes import Scene
 
 
 def encode_rle(mask: np.ndarray) -> Dict[str, List[int]]:
@@ -26,15 +27,37 @@ def encode_rle(mask: np.ndarray) -> Dict[str, List[int]]:
     return dict(size=[int(n) for n in mask.shape], counts=counts)
 
 
+def mask_box(mask: np.ndarray) -> List[int]:
+    """Left, top, width and height in pixels of a mask that is not empty."""
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    x, y = int(columns[0]), int(rows[0])
+    return [x, y, int(columns[-1]) - x + 1, int(rows[-1]) - y + 1]
+
+
+def write_json(content: Dict[str, Any], folder: str, name: str) -> None:
+    """Write ``annotations/{name}`` below ``folder``."""
+    os.makedirs(os.path.join(folder, 'annotations'), exist_ok=True)
+    path = os.path.join(folder, 'annotations', name)
+    with open(path, 'w', encoding='utf-8', newline='\n') as file:
+        json.dump(content, file, separators=(',', ':'))
+        file.write('\n')
+
+
 class InstanceWriter:
     """Collects the instances of scenes and writes ``annotations/instances_{split}.json``.
 
-    Another kind of annotation is one more class with these two methods, listed in
-    :data:`slab_det.datasets.generator.WRITERS`.
+    Another kind of annotation is one more class with this constructor and these two methods.
+
+    Args:
+        folder: of the data set.
+        split: such as ``train``.
+        categories: what the file lists.
     """
 
-    def __init__(self, split: str) -> None:
+    def __init__(self, folder: str, split: str, categories: Categories = SHAPES) -> None:
+        self.folder = folder
         self.split = split
+        self.categories = categories
         self.images: List[Dict[str, Any]] = []
         self.annotations: List[Dict[str, Any]] = []
 
@@ -45,28 +68,23 @@ class InstanceWriter:
         self.images.append(dict(id=image_id, file_name=file_name, height=height, width=width))
         for index, label in enumerate(scene.labels, start=1):
             mask = scene.instances == index
-            rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-            x, y = int(columns[0]), int(rows[0])
             self.annotations.append(dict(
                 id=len(self.annotations) + 1,
                 image_id=image_id,
-                category_id=label + 1,
-                bbox=[x, y, int(columns[-1]) - x + 1, int(rows[-1]) - y + 1],
+                category_id=self.categories.thing_id(label),
+                bbox=mask_box(mask),
                 area=int(mask.sum()),
                 segmentation=encode_rle(mask),
                 iscrowd=0))
 
-    def write(self, folder: str) -> None:
-        """Write the annotations of everything added below ``folder``."""
-        content = dict(
-            info=dict(description=f'slab-det shapes, {self.split}'),
-            licenses=[],
-            images=self.images,
-            annotations=self.annotations,
-            categories=[dict(id=i, name=name, supercategory='shape')
-                        for i, name in enumerate(THING_CLASSES, start=1)])
-        os.makedirs(os.path.join(folder, 'annotations'), exist_ok=True)
-        path = os.path.join(folder, 'annotations', f'instances_{self.split}.json')
-        with open(path, 'w', encoding='utf-8', newline='\n') as file:
-            json.dump(content, file, separators=(',', ':'))
-            file.write('\n')
+    def write(self) -> None:
+        """Write the annotations of everything added."""
+        write_json(
+            dict(
+                info=dict(description=f'slab-det shapes, {self.split}'),
+                licenses=[],
+                images=self.images,
+                annotations=self.annotations,
+                categories=[dict(id=one.id, name=one.name, supercategory='shape')
+                            for one in self.categories.things]),
+            self.folder, f'instances_{self.split}.json')

@@ -7,6 +7,15 @@ Layout::
     OUT/annotations/instances_val.json
     OUT/train/000001.png ...
     OUT/val/000001.png ...
+
+and on request::
+
+    OUT/annotations/panoptic_train.json, panoptic_val.json
+    OUT/annotations/panoptic_train/000001.png ..., panoptic_val/000001.png ...
+    OUT/stuffthingmaps/train/000001.png ..., val/000001.png ...
+
+With ``layout='coco'`` the splits are called ``train2017`` and ``val2017``, and the files list COCO's
+categories, so that configs for COCO run on it.
 """
 import json
 import os
@@ -14,18 +23,19 @@ import shutil
 import tempfile
 from typing import Any, Callable, Dict, Optional, Tuple
 
-import cv2
-import numpy as np
 from numpy.random import MT19937, RandomState, SeedSequence
 
+from .categories import SHAPES, coco_categories
 from .coco import InstanceWriter
-from .scenes import MIN_SIDE, THING_CLASSES, draw_scene
+from .panoptic import PanopticWriter, SemanticWriter, write_png
+from .scenes import MIN_SIDE, draw_scene
 
 MANIFEST = 'manifest.json'
 # Raised with every change that alters a byte of the output, so that old folders are made anew.
-FORMAT = 1
+FORMAT = 2
 SPLITS = ('train', 'val')
-WRITERS = (InstanceWriter,)
+#: The name of a split in each layout.
+LAYOUTS = {'plain': '{}', 'coco': '{}2017'}
 
 
 class DatasetError(Exception):
@@ -34,6 +44,7 @@ class DatasetError(Exception):
 
 def make_shapes_dataset(out: str, num_train: int = 600, num_val: int = 100,
                         size: Tuple[int, int] = (128, 192), seed: int = 0,
+                        panoptic: bool = False, semantic: bool = False, layout: str = 'plain',
                         progress: Optional[Callable[[int, int], None]] = None) -> bool:
     """Write a training and a validation set of drawn shapes in COCO format.
 
@@ -46,6 +57,10 @@ def make_shapes_dataset(out: str, num_train: int = 600, num_val: int = 100,
         num_train, num_val: images per split, at least 1.
         size: smallest and largest side in pixels; height and width are drawn separately.
         seed: a whole number from 0.
+        panoptic: also write COCO's panoptic annotations; the backgrounds are its stuff.
+        semantic: also write a map of the categories of all pixels per image.
+        layout: ``'plain'``, or ``'coco'`` for the folder names and categories of COCO 2017, which
+            needs mmdet.
         progress: called with (images done, images in all) after every image.
 
     Returns:
@@ -54,8 +69,12 @@ def make_shapes_dataset(out: str, num_train: int = 600, num_val: int = 100,
     Raises:
         ValueError: an argument out of its range.
         DatasetError: ``out`` holds files that this function did not write, or cannot be written.
+        ImportError: ``layout='coco'`` without mmdet.
     """
     arguments = _checked(num_train, num_val, size, seed)
+    if layout not in LAYOUTS:
+        raise ValueError(f'layout: got {layout!r}, expected one of {", ".join(LAYOUTS)}.')
+    arguments.update(panoptic=bool(panoptic), semantic=bool(semantic), layout=layout)
     out = os.path.abspath(out)
     if _is_made(out, arguments):
         return False
@@ -147,10 +166,14 @@ def _file_sizes(folder: str) -> Dict[str, int]:
 def _write(folder: str, arguments: Dict[str, Any],
            progress: Optional[Callable[[int, int], None]]) -> None:
     counts = [arguments[f'num_{split}'] for split in SPLITS]
+    categories = coco_categories() if arguments['layout'] == 'coco' else SHAPES
+    kinds = [InstanceWriter] + [PanopticWriter] * arguments['panoptic'] + (
+        [SemanticWriter] * arguments['semantic'])
     done = 0
-    for split_index, (split, count) in enumerate(zip(SPLITS, counts)):
+    for split_index, count in enumerate(counts):
+        split = LAYOUTS[arguments['layout']].format(SPLITS[split_index])
         os.mkdir(os.path.join(folder, split))
-        writers = [writer(split) for writer in WRITERS]
+        writers = [kind(folder, split, categories) for kind in kinds]
         for image_index in range(count):
             # RandomState's stream is frozen by NumPy's policy; Generator's may change.
             rng = RandomState(MT19937(SeedSequence([arguments['seed'], split_index, image_index])))
@@ -158,24 +181,18 @@ def _write(folder: str, arguments: Dict[str, Any],
             height, width = (int(side) for side in rng.randint(low, high + 1, size=2))
             scene = draw_scene(rng, height, width)
             file_name = f'{image_index + 1:06d}.png'
-            _write_png(os.path.join(folder, split, file_name), scene.image)
+            write_png(os.path.join(folder, split, file_name), scene.image)
             for writer in writers:
                 writer.add(file_name, scene)
             done += 1
             if progress is not None:
                 progress(done, sum(counts))
         for writer in writers:
-            writer.write(folder)
+            writer.write()
     manifest = dict(generator='slab_det.datasets', format=FORMAT, arguments=arguments,
-                    classes=list(THING_CLASSES), files=dict(sorted(_file_sizes(folder).items())))
+                    classes=[one.name for one in categories.things],
+                    files=dict(sorted(_file_sizes(folder).items())))
     with open(os.path.join(folder, MANIFEST), 'w', encoding='utf-8', newline='\n') as file:
         json.dump(manifest, file, indent=1)
         file.write('\n')
 
-
-def _write_png(path: str, image: np.ndarray) -> None:
-    ok, content = cv2.imencode('.png', image)
-    if not ok:
-        raise DatasetError(f'OpenCV could not encode {path} as PNG.')
-    with open(path, 'wb') as file:
-        file.write(content.tobytes())

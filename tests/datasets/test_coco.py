@@ -30,10 +30,10 @@ def test_pycocotools_decodes_random_masks_to_the_same_pixels():
 
 
 def test_annotations_describe_the_visible_pixels(tmp_path):
-    writer, scenes = InstanceWriter('val'), [draw_scene(RandomState(i), 90, 110) for i in range(12)]
+    writer, scenes = InstanceWriter(str(tmp_path), 'val'), [draw_scene(RandomState(i), 90, 110) for i in range(12)]
     for index, scene in enumerate(scenes):
         writer.add(f'{index}.png', scene)
-    writer.write(str(tmp_path))
+    writer.write()
 
     coco = COCO(str(tmp_path / 'annotations' / 'instances_val.json'))
     assert [c['name'] for c in coco.loadCats(coco.getCatIds())] == list(THING_CLASSES)
@@ -56,10 +56,10 @@ def test_annotations_describe_the_visible_pixels(tmp_path):
 
 
 def test_identifiers_are_unique(tmp_path):
-    writer = InstanceWriter('train')
+    writer = InstanceWriter(str(tmp_path), 'train')
     for index in range(5):
         writer.add(f'{index}.png', draw_scene(RandomState(index), 70, 70))
-    writer.write(str(tmp_path))
+    writer.write()
     content = json.loads((tmp_path / 'annotations' / 'instances_train.json').read_text())
     for key in ('images', 'annotations', 'categories'):
         ids = [entry['id'] for entry in content[key]]

@@ -144,7 +144,7 @@ def test_a_full_disk_leaves_the_old_set(tmp_path, monkeypatch):
     def full(path, image):
         raise OSError(28, 'No space left on device')
 
-    monkeypatch.setattr(generator, '_write_png', full)
+    monkeypatch.setattr(generator, 'write_png', full)
     with pytest.raises(DatasetError, match='No space left on device'):
         make_shapes_dataset(tmp_path / 'a', **{**SMALL, 'seed': 5})
     assert digests(tmp_path) == before

@@ -40,3 +40,15 @@ def test_a_foreign_folder_is_refused(tool, tmp_path, capsys):
     assert tool.main([str(tmp_path), *SMALL]) == 1
     assert 'did not make' in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ['mine.txt']
+
+
+def test_other_annotations_and_the_layout_of_coco_on_request(tool, tmp_path, capsys):
+    out = tmp_path / 'coco'
+    assert tool.main([str(out), *SMALL, '--panoptic', '--semantic', '--layout', 'coco']) == 0
+    assert sorted(str(path.relative_to(out)) for path in out.rglob('*') if path.is_dir()) == [
+        'annotations', 'annotations/panoptic_train2017', 'annotations/panoptic_val2017',
+        'stuffthingmaps', 'stuffthingmaps/train2017', 'stuffthingmaps/val2017', 'train2017',
+        'val2017']
+    assert sorted(path.name for path in out.glob('annotations/*.json')) == [
+        'instances_train2017.json', 'instances_val2017.json', 'panoptic_train2017.json',
+        'panoptic_val2017.json']
