@@ -4,8 +4,9 @@ from typing import Tuple
 
 from .scenes import STUFF_CLASSES, THING_CLASSES
 
-#: COCO's 80 things have the numbers 1 to 90 without these.
-_UNUSED_COCO_IDS = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)
+#: The numbers of COCO's 80 things.
+COCO_THING_IDS = tuple(i for i in range(1, 91)
+                       if i not in (12, 26, 29, 30, 45, 66, 68, 69, 71, 83))
 _FIRST_COCO_STUFF_ID = 92
 #: What stands for a disk, a box, a triangle, a star and a ring among COCO's things, and for the
 #: surfaces among its stuff: the likeliest in shape or pattern.
@@ -65,9 +66,8 @@ def coco_categories() -> Categories:
     require_detection("the data set in COCO's layout")
     from mmdet.datasets import CocoPanopticDataset
     things, stuff = (CocoPanopticDataset.METAINFO[f'{kind}_classes'] for kind in ('thing', 'stuff'))
-    ids = (i for i in range(1, 91) if i not in _UNUSED_COCO_IDS)
     return Categories(
-        things=tuple(Category(i, name) for i, name in zip(ids, things)),
+        things=tuple(Category(i, name) for i, name in zip(COCO_THING_IDS, things)),
         stuff=tuple(Category(i, name) for i, name in enumerate(stuff, start=_FIRST_COCO_STUFF_ID)),
         thing_of=tuple(things.index(name) for name in _COCO_THINGS),
         stuff_of=tuple(stuff.index(name) for name in _COCO_STUFF))
