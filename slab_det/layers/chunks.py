@@ -16,6 +16,10 @@ from .windows import shift_mask, window_layout
 #: Tokens per chunk: four times 384 channels of them are 6 MB in float32.
 CHUNK = 1024
 
+#: Tokens per chunk of a compiled graph, where every chunk is code to compile: few enough that the
+#: allocator keeps the memory of a chunk (up to 32 MB) for the next one.
+COMPILED_CHUNK = 4096
+
 
 def runs_in_chunks(module: nn.Module, x: Tensor) -> bool:
     """Whether ``module`` may treat ``x`` chunk by chunk: inference on a CPU, not being traced.
@@ -34,6 +38,13 @@ def residual_in_chunks(x: Tensor, branch: Callable[[Tensor], Tensor]) -> Tensor:
     for part, target in zip(rows.split(CHUNK), out.split(CHUNK)):
         torch.add(part, branch(part), out=target)
     return out.view(x.shape)
+
+
+def residual_in_graph(x: Tensor, branch: Callable[[Tensor], Tensor]) -> Tensor:
+    """Return ``x + branch(x)`` for a token-wise ``branch`` in a graph that a compiler makes for
+    inference on the CPU: in a few chunks, all of them part of the graph."""
+    rows = x.reshape(-1, x.shape[-1])
+    return torch.cat([part + branch(part) for part in rows.split(COMPILED_CHUNK)]).view(x.shape)
 
 
 def maps_in_chunks(tokens: Tensor, token_wise: Callable[[Tensor], Tensor]) -> Tensor:

@@ -1,13 +1,16 @@
-"""Windows whose layout is computed inside the graph, for tracing and ONNX.
+"""Windows whose layout is computed inside the graph, for tracing, ONNX and ``torch.compile``.
 
 In PyTorch the layout of a size is computed once in Python and kept. A traced graph must serve
 sizes that it was not traced with, so there the height and width of a map are tensors and the
-layout is integer arithmetic on them. The tokens still move in one gather each way.
+layout is integer arithmetic on them. A compiler does the same arithmetic on integers, where the
+look-up of a kept layout would break its graph. The tokens still move in one gather each way.
 """
-from typing import NamedTuple
+from typing import NamedTuple, Optional, Union
 
 import torch
 from torch import Tensor
+
+from .windows import effective_shift
 
 
 class TracedLayout(NamedTuple):
@@ -29,18 +32,29 @@ class TracedLayout(NamedTuple):
     tokens: int
 
 
-def traced_layout(height: Tensor, width: Tensor, window: int, shift: int) -> TracedLayout:
+def in_graph() -> bool:
+    """Whether the computation is being traced or compiled, so that layouts belong to the graph."""
+    return torch.jit.is_tracing() or torch.compiler.is_compiling()
+
+
+def traced_layout(height: Union[int, Tensor], width: Union[int, Tensor], window: int, shift: int,
+                  device: Optional[torch.device] = None) -> TracedLayout:
     """Return the :class:`TracedLayout` of a map; see :func:`slab_det.layers.window_layout`.
 
     Args:
-        height, width: integers of the map's size, as scalars or 0-dim tensors.
+        height, width: the map's size; while tracing, scalars or 0-dim tensors.
         window: side of a window in tokens.
         shift: cyclic shift in tokens; it does not apply where the whole map fits one window.
+        device: where the tokens are; by default the CPU.
     """
-    height, width = (side if isinstance(side, Tensor) else torch.tensor(side) for side in (height, width))
-    if shift:
-        shift = shift * ((height > window) | (width > window)).long()
-    y, x = _Axis(height, window, shift), _Axis(width, window, shift)
+    if torch.compiler.is_compiling():
+        shift = effective_shift(height, width, window, shift)
+    else:
+        height, width = (side if isinstance(side, Tensor) else torch.tensor(side)
+                         for side in (height, width))
+        if shift:
+            shift = shift * ((height > window) | (width > window)).long()
+    y, x = _Axis(height, window, shift, device), _Axis(width, window, shift, device)
 
     inside = (y.source < height)[:, None, :, None] & (x.source < width)[None, :, None, :]
     index = y.source[:, None, :, None] * width + x.source[None, :, None, :]
@@ -63,12 +77,13 @@ class _Axis:
             behind it.
     """
 
-    def __init__(self, size: Tensor, window: int, shift) -> None:
+    def __init__(self, size: Union[int, Tensor], window: int, shift: Union[int, Tensor],
+                 device: Optional[torch.device]) -> None:
         self.windows = (size + (window - 1)) // window
         padded = self.windows * window
-        position = torch.arange(padded)
+        position = torch.arange(padded, device=device)
         self.source = ((position + shift) % padded).view(-1, window)
-        rolled = (torch.arange(size) + padded - shift) % padded
+        rolled = (torch.arange(size, device=device) + padded - shift) % padded
         self.window_of, self.place_of = rolled // window, rolled % window
         region = (position >= padded - window).long() + (position >= padded - shift).long()
         self.region = region.view(-1, window)
@@ -84,8 +99,13 @@ def traced_partition(tokens: Tensor, layout: TracedLayout, channels: int) -> Ten
 
 
 def traced_padding(rows: Tensor, padding: Tensor, layout: TracedLayout, batch: int) -> Tensor:
-    """Put ``padding: (C,)`` into the padded ones of ``rows`` ``(batch * num_windows * window**2, C)``."""
-    return torch.where(layout.inside.repeat(batch)[:, None], rows, padding.to(rows.dtype))
+    """Put ``padding: (C,)`` into the padded ones of ``rows`` ``(batch * num_windows * window**2, C)``.
+
+    Only these rows are written: a runtime may do so in place, where a selection would read and write
+    all of them.
+    """
+    padded = (~layout.inside.repeat(batch)).nonzero().flatten()
+    return rows.index_put((padded, ), padding.to(rows.dtype))
 
 
 def traced_merge(windows: Tensor, layout: TracedLayout, batch: int) -> Tensor:

@@ -16,8 +16,8 @@ from ..layers import (PatchEmbed, PatchMerging, WindowLinearAttention, WindowSof
                       effective_shift, fold_norm_into_linear, make_norm_layer, residual_in_chunks,
                       runs_in_chunks, shift_mask, window_chunks, window_layout, window_merge,
                       window_partition)
-from ..layers.chunks import WindowChunk
-from ..layers.traced import traced_layout
+from ..layers.chunks import WindowChunk, residual_in_graph
+from ..layers.traced import in_graph, traced_layout
 from .features import FeatureStages
 
 #: Sizes of the published models.
@@ -64,12 +64,8 @@ class SwinBlock(nn.Module):
 
     def forward(self, x: Tensor, height: int, width: int) -> Tensor:
         """Map tokens ``(B, height * width, C)`` to the same shape."""
-        if torch.jit.is_tracing():
-            layout = traced_layout(height, width, self.window, self.shift)
-            x = x + self.attn.traced(self.norm1(x), layout, masked=self.masked and self.shift > 0)
-            # As rows: see traced_partition.
-            dim = self.mlp.fc1.in_features
-            return x + self.mlp(self.norm2(x).reshape(-1, dim)).view(x.shape[0], -1, dim)
+        if in_graph():
+            return self._in_graph(x, height, width)
         shift = effective_shift(height, width, self.window, self.shift)
         if runs_in_chunks(self, x):
             return self._infer(x, window_chunks(x.shape[0], height, width, self.window, shift,
@@ -82,6 +78,19 @@ class SwinBlock(nn.Module):
         windows = self.attn.mix(windows, layout.padded, mask)
         x = x + self.drop_path(self.attn.proj(window_merge(windows, layout, x.shape[0])))
         return x + self.drop_path(self.mlp(self.norm2(x)))
+
+    def _in_graph(self, x: Tensor, height: int, width: int) -> Tensor:
+        """Compute the block with the layout of its windows as a part of the graph."""
+        layout = traced_layout(height, width, self.window, self.shift, x.device)
+        mixed = self.attn.traced(self.norm1(x), layout, masked=self.masked and self.shift > 0)
+        x = x + self.drop_path(mixed)
+        compiled = torch.compiler.is_compiling()
+        if compiled and x.device.type == 'cpu' and not self.training and not torch.is_grad_enabled():
+            return residual_in_graph(x, lambda t: self.mlp(self.norm2(t)))
+        # As rows: see traced_partition.
+        dim = self.mlp.fc1.in_features
+        hidden = self.mlp(self.norm2(x).reshape(-1, dim)).view(x.shape[0], -1, dim)
+        return x + self.drop_path(hidden)
 
     def _infer(self, x: Tensor, chunks: List[WindowChunk]) -> Tensor:
         """Compute the block window chunk by window chunk, both halves of it while the tokens

@@ -152,3 +152,35 @@ def test_gradient_checkpointing_changes_nothing(training):
 def test_arguments_that_do_not_fit_are_named(arguments, message):
     with pytest.raises(ValueError, match=message):
         SwinTransformer(**arguments)
+
+
+@pytest.mark.parametrize('attn_types', ['LS', 'SS'])
+def test_compiled_inference_is_one_graph_and_equal(attn_types):
+    torch._dynamo.reset()
+    net = SwinTransformer(embed_dim=16, depths=(2, 2), num_heads=(2, 4), attn_types=attn_types,
+                          window_sizes=(8, 4), num_classes=0).eval()
+    set_ratio(net, 0.0)
+    timm.utils.reparameterize_model(net, inplace=True)
+    compiled = torch.compile(net.forward_features, fullgraph=True, backend='eager')
+    with torch.no_grad():
+        for size in ((64, 96), (76, 52), (20, 20)):  # whole windows, padded ones, less than one
+            image = torch.randn(2, 3, *size)
+            torch.testing.assert_close(compiled(image), net.forward_features(image))
+
+
+def test_compiled_training_yields_the_same_gradients():
+    torch._dynamo.reset()
+    net = SwinTransformer(embed_dim=16, depths=(2, 2), num_heads=(2, 4), attn_types='LS',
+                          window_sizes=(8, 4), num_classes=0, drop_path_rate=0.0)
+    set_ratio(net, 0.5)
+    image = torch.randn(2, 3, 52, 44)
+
+    def gradients(forward):
+        net.zero_grad()
+        forward(image).square().mean().backward()
+        return {name: p.grad.clone() for name, p in net.named_parameters()}
+
+    expected = gradients(net.forward_features)
+    actual = gradients(torch.compile(net.forward_features, backend='aot_eager'))
+    for name, grad in expected.items():
+        torch.testing.assert_close(actual[name], grad, msg=lambda text: f'{name}: {text}')
