@@ -1,0 +1,58 @@
+import importlib.util
+from pathlib import Path
+
+import cv2
+import pytest
+
+from slab_det.cli import InputError
+
+ROOT = Path(__file__).parents[3]
+MINI = str(ROOT / 'configs/mini/retinanet_slab-swin_mini_shapes.py')
+
+
+@pytest.fixture(scope='module')
+def tool():
+    spec = importlib.util.spec_from_file_location('plot_schedule',
+                                                  ROOT / 'tools/analysis/plot_schedule.py')
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_a_picture_and_the_facts_without_data(tool, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    tool.main(tool.parse_args([MINI, '--num-images', '80', '--gpus', '2', '--out', 'a/s.png',
+                               '--cfg-options', 'optim_wrapper.accumulative_counts=3']))
+    picture = cv2.imread('a/s.png')
+    assert picture.shape[1] > 900 and (picture < 255).any()
+    out = capsys.readouterr().out
+    # 80 images, 2 processes, 4 images each: 10 iterations an epoch, 6 epochs.
+    assert '60 iterations of 8 images, 6 epochs of 10 iterations' in out
+    assert '3 iterations accumulate: 20 steps' in out
+    assert 'ratio 1 at the start, 0 at the end, reached at iteration 48' in out
+    assert sorted(path.name for path in tmp_path.rglob('*')) == ['a', 's.png']
+
+
+@pytest.mark.parametrize('options, words', [
+    ([], 'not there, so that the training images of the config cannot be counted: give --num-images'),
+    (['--num-images', '0'], '--num-images is 0'),
+    (['--num-images', '9', '--gpus', '-1'], '--gpus is -1'),
+    (['--num-images', '9', '--out', 's.jpg'], r'--out s.jpg: give a name that ends in .png'),
+    (['--num-images', '9', '--auto-scale-lr'], '--auto-scale-lr needs auto_scale_lr'),
+    (['--num-images', '9', '--cfg-options', 'train_cfg=None'], 'has no train_dataloader, train_cfg'),
+])
+def test_bad_input_is_named_and_nothing_is_written(tool, tmp_path, monkeypatch, options, words):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv('SHAPES_ROOT', 'nowhere')
+    with pytest.raises(InputError, match=words):
+        tool.main(tool.parse_args([MINI, *options]))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_images_are_counted_where_they_are(tool, tmp_path, monkeypatch, capsys):
+    from slab_det.datasets import make_shapes_dataset
+    make_shapes_dataset(tmp_path / 'shapes', 6, 1, (64, 70))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv('SHAPES_ROOT', str(tmp_path / 'shapes'))
+    tool.main(tool.parse_args([MINI, '--out', 's.svg']))
+    assert '12 iterations of 4 images, 6 epochs of 2 iterations' in capsys.readouterr().out
