@@ -7,6 +7,7 @@ from .chunks import maps_in_chunks, residual_in_chunks, runs_in_chunks, window_c
 from .folding import FoldedNorm, fold_norm_after_conv, fold_norm_into_conv, fold_norm_into_linear
 from .norms import (ChannelAffine, PRepBN, RepBN, channel_affine, foldable_affine,
                     prepbn_modules, set_ratio)
+from .padding import ValidTokens, set_valid_tokens, valid_tokens
 from .patches import PatchEmbed, PatchMerging
 from .positions import resize_grid, square_grid
 from .pyramid import (ConvPatchEmbed, DepthwiseMlp, ReducedLinearAttention,
@@ -17,10 +18,11 @@ from .windows import (WindowLayout, effective_shift, shift_mask, window_layout, 
 __all__ = [
     'ChannelAffine', 'ConvPatchEmbed', 'DepthwiseMlp', 'FoldedNorm', 'NORMS', 'PRepBN',
     'PatchEmbed', 'PatchMerging', 'ReducedLinearAttention', 'ReducedSoftmaxAttention',
-    'RepBN', 'TokenBatchNorm', 'WindowLayout', 'WindowLinearAttention',
+    'RepBN', 'TokenBatchNorm', 'ValidTokens', 'WindowLayout', 'WindowLinearAttention',
     'WindowSoftmaxAttention', 'channel_affine', 'effective_shift', 'fold_norm_after_conv',
     'fold_norm_into_conv', 'fold_norm_into_linear', 'foldable_affine', 'layer_norm_eps',
     'make_norm_layer', 'maps_in_chunks', 'prepbn_modules', 'residual_in_chunks', 'resize_grid',
-    'runs_in_chunks', 'set_ratio', 'shift_mask', 'simplified_linear_attention', 'square_grid',
-    'window_chunks', 'window_layout', 'window_merge', 'window_partition'
+    'runs_in_chunks', 'set_ratio', 'set_valid_tokens', 'shift_mask',
+    'simplified_linear_attention', 'square_grid', 'valid_tokens', 'window_chunks',
+    'window_layout', 'window_merge', 'window_partition'
 ]

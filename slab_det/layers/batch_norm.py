@@ -32,19 +32,29 @@ class TokenBatchNorm(nn.BatchNorm1d):
     stay as they are, and a warning says so once.
     """
 
-    def forward(self, x: Tensor, scale: Optional[Tensor] = None) -> Tensor:
-        """Normalise ``x: (M, C)``; ``scale`` multiplies the whole output."""
+    def forward(self, x: Tensor, scale: Optional[Tensor] = None,
+                rows: Optional[Tensor] = None) -> Tensor:
+        """Normalise ``x: (M, C)``.
+
+        Args:
+            x: the tokens.
+            scale: a factor of the whole output.
+            rows: numbers of the tokens that training statistics count; None counts all. The
+                others are normalised by the same statistics.
+        """
         weight = self.weight if scale is None else self.weight * scale
         bias = self.bias if scale is None else self.bias * scale
         if not self.training:
             return F.batch_norm(x, self.running_mean, self.running_var, weight, bias, False, 0.0,
                                 self.eps)
-        if is_distributed():
-            mean, var, count = self._joint_moments(x)
+        counted = x.shape[0] if rows is None else rows.numel()
+        if is_distributed() or (rows is not None and counted > 1):
+            mean, var, count = self._moments(x, rows)
             self._update(mean.detach(), var.detach(), count)
             inverse = weight * torch.rsqrt(var + self.eps)
-            return torch.addcmul(bias - mean * inverse, x, inverse)
-        if x.shape[0] > 1:
+            shift = bias - mean * inverse
+            return torch.addcmul(shift.to(x.dtype), x, inverse.to(x.dtype))
+        if counted > 1:
             momentum = self._next_momentum()
             stats = self.running_mean, self.running_var
             if momentum is None:
@@ -56,19 +66,23 @@ class TokenBatchNorm(nn.BatchNorm1d):
                             self.eps)
 
     @torch.no_grad()
-    def update_statistics(self, x: Tensor) -> None:
-        """Feed the running statistics with ``x: (M, C)`` without computing an output."""
-        x = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-        if is_distributed():
-            self._update(*self._joint_moments(x))
-        elif x.shape[0] > 1:
-            var, mean = torch.var_mean(x, 0, correction=0)
-            self._update(mean, var, x.shape[0])
+    def update_statistics(self, x: Tensor, rows: Optional[Tensor] = None) -> None:
+        """Feed the running statistics with ``x: (M, C)``, or its ``rows``, without computing an
+        output."""
+        if is_distributed() or (x.shape[0] if rows is None else rows.numel()) > 1:
+            self._update(*self._moments(x, rows))
         else:
             self._warn_single_token()
 
-    def _joint_moments(self, x: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
-        """Return mean and biased variance over the tokens of all processes, and their number."""
+    def _moments(self, x: Tensor,
+                 rows: Optional[Tensor]) -> Tuple[Tensor, Tensor, Union[int, Tensor]]:
+        """Return mean and biased variance over the tokens ``rows`` of all processes, and their
+        number."""
+        x = x if rows is None else x.index_select(0, rows)
+        x = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+        if not is_distributed():
+            var, mean = torch.var_mean(x, 0, correction=0)
+            return mean, var, x.shape[0]
         # Two reductions: squares of raw values would cancel where the mean is large.
         local = torch.cat([x.sum(0), x.new_full((1,), x.shape[0])])
         total = dist_f.all_reduce(local)

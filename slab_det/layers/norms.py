@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from .batch_norm import TokenBatchNorm, is_distributed
 from .norm_names import canonical_norm, repbn_entries, replace_entries
+from .padding import valid_rows
 
 
 def _check_channels_last(norm: nn.Module, x: Tensor) -> None:
@@ -61,8 +62,9 @@ class RepBN(nn.Module):
 
     ``eta`` is one learnable scalar, initially 1 (``alpha`` in the published code). Statistics
     are per channel over all tokens of the batch, of all processes where training is
-    distributed. At inference the norm is one affine map per channel (Lemma 4.1 of the paper),
-    see :meth:`affine`.
+    distributed; inside :func:`~slab_det.layers.valid_tokens` those of padding are left out. At
+    inference the norm is one affine map per channel (Lemma 4.1 of the paper), see
+    :meth:`affine`.
 
     Args:
         num_features: number of channels C.
@@ -99,7 +101,8 @@ class RepBN(nn.Module):
             if not self.bn.training:
                 a, c = self.affine()
                 return torch.addcmul(c, x, a)
-            return torch.addcmul(self.bn(x.flatten(0, -2)).view(x.shape), x, self.eta)
+            batch = self.bn(x.flatten(0, -2), rows=valid_rows(x)).view(x.shape)
+            return torch.addcmul(batch, x, self.eta)
 
     def fuse(self) -> ChannelAffine:
         """Return the :class:`ChannelAffine` that this norm is at inference.
@@ -184,7 +187,7 @@ class PRepBN(nn.Module):
             return _keep_in_graph(self.repbn(x), self.ln)
         if self._phase == 'layer_norm':
             if self.repbn.bn.training:
-                self.repbn.bn.update_statistics(x.detach().flatten(0, -2))
+                self.repbn.bn.update_statistics(x.detach().flatten(0, -2), valid_rows(x))
             return _keep_in_graph(self.ln(x), self.repbn)
         x, context = _without_autocast(x)
         with context:
@@ -196,7 +199,7 @@ class PRepBN(nn.Module):
             if not self.repbn.bn.training:
                 a, c = self.repbn.affine()
                 return out.addcmul_(x, (1 - g) * a).add_((1 - g) * c)
-            batch = self.repbn.bn(x.flatten(0, -2), scale=1 - g).view(x.shape)
+            batch = self.repbn.bn(x.flatten(0, -2), 1 - g, valid_rows(x)).view(x.shape)
             return out.add_(batch).addcmul_(x, (1 - g) * self.repbn.eta)
 
     def fuse(self) -> ChannelAffine:

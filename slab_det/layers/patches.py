@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .folding import fold_norm_after_conv, fold_norm_into_linear
+from .padding import follow_map
 
 NormLayer = Callable[[int], nn.Module]
 
@@ -43,7 +44,8 @@ class PatchEmbed(nn.Module):
         x = F.pad(x, (0, -width % self.patch_size, 0, -height % self.patch_size))
         # Channels last, the convolution writes tokens as they are wanted.
         x = self.proj(x.contiguous(memory_format=torch.channels_last))
-        height, width = x.shape[-2:]
+        before, (height, width) = (height, width), x.shape[-2:]
+        follow_map(before, (height, width), lambda side: -(-side // self.patch_size))
         return self.norm(x.flatten(2).transpose(1, 2)), height, width
 
     def reparameterize(self) -> None:
@@ -73,10 +75,12 @@ class PatchMerging(nn.Module):
         """Map ``(B, height * width, C)`` to ``(B, H * W, 2 C)``, H and W rounded up."""
         batch, _, channels = x.shape
         x = x.view(batch, height, width, channels)
+        before = height, width
         # A traced graph serves even and odd maps.
         if torch.jit.is_tracing() or height % 2 or width % 2:
             x = F.pad(x, (0, 0, 0, width % 2, 0, height % 2))
             height, width = height + height % 2, width + width % 2
+        follow_map(before, (height // 2, width // 2), lambda side: -(-side // 2))
         x = x.view(batch, height // 2, 2, width // 2, 2, channels).permute(0, 1, 3, 4, 2, 5)
         x = x.reshape(batch, height // 2 * (width // 2), 4 * channels)
         return self.reduction(self.norm(x)), height // 2, width // 2

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from .attention import simplified_linear_attention
 from .folding import fold_norm_after_conv, fold_norm_into_conv, fold_norm_into_linear
+from .padding import follow_map
 from .positions import resize_grid
 
 NormLayer = Callable[[int], nn.Module]
@@ -49,7 +50,9 @@ class _ReducedProjection(nn.Module):
         source = x
         if self.sr_ratio > 1:
             image = x.view(x.shape[0], height, width, -1).permute(0, 3, 1, 2)
-            source = self.norm(self.sr(image).permute(0, 2, 3, 1).flatten(1, 2))
+            image = self.sr(image)
+            follow_map((height, width), image.shape[-2:], lambda side: side // self.sr_ratio)
+            source = self.norm(image.permute(0, 2, 3, 1).flatten(1, 2))
         return (self.q(x), *self.kv(source).chunk(2, dim=-1))
 
     def fold(self, norm: nn.Module) -> nn.Identity:
@@ -161,9 +164,11 @@ class ConvPatchEmbed(nn.Module):
 
     def forward(self, x: Tensor) -> Tuple[Tensor, int, int]:
         """Return tokens ``(B, H * W, C)`` of a map ``(B, in_chans, h, w)``, H and W."""
+        before = x.shape[-2:]
         # Channels last in, channels last out: the tokens are then rows without a copy.
         x = self.proj(x.contiguous(memory_format=torch.channels_last))
         height, width = x.shape[-2:]
+        follow_map(before, (height, width), self.output_size)
         return self.norm(x.permute(0, 2, 3, 1).flatten(1, 2)), height, width
 
     def reparameterize(self) -> None:
