@@ -39,13 +39,21 @@ class EvalCache(nn.Module):
         super().__init__()
         self._cache = {}
 
-    def cached(self, key: Hashable, source: Tensor, compute: Callable[[], Tensor]) -> Any:
-        """Return ``compute()``, from the cache where nothing can have changed since."""
+    def cached(self, key: Hashable, source: Tensor, compute: Callable[[], Tensor],
+               size: Hashable = None) -> Any:
+        """Return ``compute()``, from the cache where nothing can have changed since.
+
+        Args:
+            key: what is kept; one value per key.
+            source: parameter that the value derives from.
+            compute: derives it.
+            size: what else it depends on; only the value of the last size is kept.
+        """
         if (self.training or torch.is_grad_enabled() or torch.compiler.is_compiling()
                 or torch.jit.is_tracing()):
             return compute()
         version = None if source.is_inference() else source._version
-        stamp = (source.data_ptr(), version)
+        stamp = (source.data_ptr(), version, size)
         kept = self._cache.get(key)
         if kept is None or kept[0] != stamp:
             kept = self._cache[key] = (stamp, compute())

@@ -5,6 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .cache import EvalCache
+
 
 def resize_grid(tokens: Tensor, from_size: Tuple[int, int], to_size: Tuple[int, int],
                 mode: str = 'bilinear') -> Tensor:
@@ -45,3 +47,14 @@ def square_grid(tokens: int) -> Tuple[int, int]:
     if side * side != tokens:
         raise ValueError(f'{tokens} tokens are no square grid; give height and width.')
     return side, side
+
+
+class GridCache(EvalCache):
+    """A module that keeps a resized grid while images of one size are evaluated."""
+
+    def resized(self, tokens: Tensor, from_size: Tuple[int, int], to_size: Tuple[int, int],
+                mode: str = 'bilinear') -> Tensor:
+        """Return :func:`resize_grid` of the same arguments; ``tokens`` is a parameter."""
+        to_size = tuple(to_size)
+        return self.cached(('grid', mode), tokens,
+                           lambda: resize_grid(tokens, from_size, to_size, mode), to_size)

@@ -10,14 +10,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .attention import simplified_linear_attention
+from .bands import bands, depthwise_in_band, linear_attention_in_bands, runs_in_bands
 from .folding import fold_norm_after_conv, fold_norm_into_conv, fold_norm_into_linear
 from .padding import follow_map
-from .positions import resize_grid
+from .positions import GridCache
 
 NormLayer = Callable[[int], nn.Module]
 
 
-class _ReducedProjection(nn.Module):
+class _ReducedProjection(GridCache):
     """Queries of every token, keys and values of every ``sr_ratio x sr_ratio`` patch of tokens.
 
     Patches that the map does not fill at the bottom and right are left out.
@@ -79,6 +80,10 @@ class ReducedSoftmaxAttention(_ReducedProjection):
         out = F.scaled_dot_product_attention(q, k, v)
         return self.proj(out.transpose(1, 2).flatten(2))
 
+    def residual(self, x: Tensor, norm: nn.Module, height: int, width: int) -> Tensor:
+        """Return ``x + self(norm(x))``."""
+        return x + self(norm(x), height, width)
+
 
 class ReducedLinearAttention(_ReducedProjection):
     """Simplified linear attention over the whole map.
@@ -108,11 +113,28 @@ class ReducedLinearAttention(_ReducedProjection):
         """Attend over ``x: (B, height * width, C)``."""
         q, k, v = self.project(x, height, width)
         key_map = height // self.sr_ratio, width // self.sr_ratio
-        k = k + resize_grid(self.positional_encoding, self.grid, key_map)
+        k = k + self.resized(self.positional_encoding, self.grid, key_map)
         out = simplified_linear_attention(
             q, k, v, height, width, self.num_heads, self.dwc.weight, self.dwc.bias,
             upsample_values=self.sr_ratio > 1)
         return self.proj(out)
+
+    def residual(self, x: Tensor, norm: nn.Module, height: int, width: int) -> Tensor:
+        """Return ``x + self(norm(x))``, on the CPU in inference band by band."""
+        if self.sr_ratio > 1 or not runs_in_bands(self, x):
+            return x + self(norm(x), height, width)
+        encoding = self.resized(self.positional_encoding, self.grid, (height, width))[0]
+
+        def key_value(tokens: Tensor, place: slice) -> Tuple[Tensor, Tensor]:
+            k, v = self.kv(norm(tokens)).chunk(2, dim=-1)
+            return k + encoding[place], v
+
+        weight = self.dwc.weight.repeat(self.num_heads, 1, 1, 1)
+        bias = self.dwc.bias.repeat(self.num_heads)
+        return torch.stack([
+            linear_attention_in_bands(image, height, width, self.num_heads,
+                                      lambda tokens: self.q(norm(tokens)), key_value, self.proj,
+                                      weight, bias) for image in x])
 
 
 class DepthwiseMlp(nn.Module):
@@ -134,6 +156,18 @@ class DepthwiseMlp(nn.Module):
         image = self.fc1(x).view(x.shape[0], height, width, -1).permute(0, 3, 1, 2)
         hidden = self.dwconv(image).permute(0, 2, 3, 1).flatten(1, 2)
         return self.fc2(F.gelu(hidden))
+
+    def residual(self, x: Tensor, norm: nn.Module, height: int, width: int) -> Tensor:
+        """Return ``x + self(norm(x))``, on the CPU in inference band by band."""
+        if not runs_in_bands(self, x):
+            return x + self(norm(x), height, width)
+        out = torch.empty_like(x)
+        for image, target in zip(x, out):
+            for band in bands(height, width, 1):
+                hidden = depthwise_in_band(self.fc1(norm(image[band.around])), band, width,
+                                           self.dwconv.weight, self.dwconv.bias)
+                torch.add(image[band.tokens], self.fc2(F.gelu(hidden)), out=target[band.tokens])
+        return out
 
 
 class ConvPatchEmbed(nn.Module):

@@ -13,8 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ..layers import (ConvPatchEmbed, fold_norm_into_linear, make_norm_layer, resize_grid,
+from ..layers import (ConvPatchEmbed, fold_norm_into_linear, make_norm_layer,
                       residual_in_chunks, runs_in_chunks, simplified_linear_attention)
+from ..layers.positions import GridCache
 from .features import FeatureStages, init_linear
 from .swin import check_attn_types, check_lengths
 
@@ -25,7 +26,7 @@ ARCHS: Dict[str, Dict[str, Any]] = {
 }
 
 
-class MapLinearAttention(nn.Module):
+class MapLinearAttention(GridCache):
     """Simplified linear attention over the whole map, plus a 3x3 depth-wise convolution of the
     values, ``get_v``, with kernels of its own for every head.
 
@@ -51,7 +52,7 @@ class MapLinearAttention(nn.Module):
         """Attend among ``qkv: (B, H, W, 3, C)``; return ``(B, H, W, C)``."""
         height, width = qkv.shape[1:3]
         q, k, v = qkv.flatten(1, 2).unbind(2)
-        k = k + resize_grid(self.positional_encoding, self.grid, (height, width))
+        k = k + self.resized(self.positional_encoding, self.grid, (height, width))
         # Both convolutions see the same values, so that one with the sum of their kernels does.
         margin = (self.dwc.kernel_size[0] - 3) // 2
         weight = torch.cat([self.dwc.weight] * self.num_heads) + _widen(self.get_v.weight, margin)

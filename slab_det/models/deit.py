@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..layers import (PatchEmbed, fold_norm_into_linear, layer_norm_eps, make_norm_layer,
-                      resize_grid, residual_in_chunks, runs_in_chunks,
-                      simplified_linear_attention)
+                      residual_in_chunks, runs_in_chunks, simplified_linear_attention)
+from ..layers.positions import GridCache
 from .features import FeatureStages, as_map, init_linear
 
 #: Sizes; tiny and small are published.
@@ -27,7 +27,7 @@ ARCHS: Dict[str, Dict[str, Any]] = {
 }
 
 
-class LinearAttention(nn.Module):
+class LinearAttention(GridCache):
     """Simplified linear attention over all tokens of a map.
 
     Args:
@@ -53,7 +53,7 @@ class LinearAttention(nn.Module):
     def forward(self, x: Tensor, height: int, width: int) -> Tensor:
         """Attend among ``x: (B, height * width, C)``."""
         q, k, v = self.qkv(x).chunk(3, dim=-1)
-        k = k + resize_grid(self.positional_encoding, self.grid, (height, width))
+        k = k + self.resized(self.positional_encoding, self.grid, (height, width))
         out = simplified_linear_attention(q, k, v, height, width, self.num_heads, self.dwc.weight,
                                           self.dwc.bias)
         return self.proj(out)
@@ -113,7 +113,7 @@ class Block(nn.Module):
             self.norm2 = fold_norm_into_linear(self.norm2, self.mlp.fc1)
 
 
-class VisionTransformer(FeatureStages):
+class VisionTransformer(GridCache, FeatureStages):
     """Plain vision transformer with PRepBN and simplified linear attention.
 
     Every block counts as a stage; all of them have the same scale. The closing norm belongs to
@@ -215,7 +215,7 @@ class VisionTransformer(FeatureStages):
         """Return tokens with their positions, the class token first, H and W."""
         x, height, width = self.patch_embed(x)
         # Tokens as rows: the convolution left channels as rows, and every sum would keep that.
-        x = x.contiguous() + resize_grid(self.pos_embed, self.grid, (height, width), mode='bicubic')
+        x = x.contiguous() + self.resized(self.pos_embed, self.grid, (height, width), mode='bicubic')
         if self.cls_token is not None:
             x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), x], dim=1)
         return x, height, width

@@ -8,7 +8,8 @@ from torch.utils.checkpoint import checkpoint
 
 from ..layers import (ConvPatchEmbed, DepthwiseMlp, ReducedLinearAttention,
                       ReducedSoftmaxAttention, fold_norm_into_linear, layer_norm_eps,
-                      make_norm_layer, residual_in_chunks, resize_grid, runs_in_chunks)
+                      make_norm_layer, residual_in_chunks, runs_in_chunks)
+from ..layers.positions import GridCache
 from .features import FeatureStages
 from .swin import check_attn_types, check_lengths
 
@@ -49,11 +50,14 @@ class PyramidBlock(nn.Module):
 
     def forward(self, x: Tensor, height: int, width: int) -> Tensor:
         """Map tokens ``(B, height * width, C)`` to the same shape."""
+        if runs_in_chunks(self, x):
+            x = self.attn.residual(x, self.norm1, height, width)
+            if self.conv_mlp:
+                return self.mlp.residual(x, self.norm2, height, width)
+            return residual_in_chunks(x, lambda tokens: self.mlp(self.norm2(tokens)))
         x = x + self.drop_path(self.attn(self.norm1(x), height, width))
         if self.conv_mlp:
             return x + self.drop_path(self.mlp(self.norm2(x), height, width))
-        if runs_in_chunks(self, x):
-            return residual_in_chunks(x, lambda tokens: self.mlp(self.norm2(tokens)))
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
     def reparameterize(self) -> None:
@@ -63,7 +67,7 @@ class PyramidBlock(nn.Module):
             self.norm2 = fold_norm_into_linear(self.norm2, self.mlp.fc1)
 
 
-class PyramidStage(nn.Module):
+class PyramidStage(GridCache):
     """Patch embedding, but in the first stage, position embedding, blocks and closing norm.
 
     Args:
@@ -99,7 +103,7 @@ class PyramidStage(nn.Module):
             image = x.view(x.shape[0], height, width, -1).permute(0, 3, 1, 2)
             x, height, width = self.downsample(image)
         if self.absolute_pos_embed is not None:
-            x = x + resize_grid(self.absolute_pos_embed, self.grid, (height, width)).to(x.dtype)
+            x = x + self.resized(self.absolute_pos_embed, self.grid, (height, width)).to(x.dtype)
         for block in self.blocks:
             if self.grad_checkpointing and torch.is_grad_enabled():
                 x = checkpoint(block, x, height, width, use_reentrant=False)

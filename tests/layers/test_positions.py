@@ -1,8 +1,9 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
-from slab_det.layers.positions import resize_grid, square_grid
+from slab_det.layers.positions import GridCache, resize_grid, square_grid
 
 
 def test_resize_to_the_same_size_is_the_identity_bit_for_bit():
@@ -43,3 +44,25 @@ def test_square_grid():
     assert square_grid(196) == (14, 14)
     with pytest.raises(ValueError, match='197 tokens'):
         square_grid(197)
+
+
+class Positions(GridCache):
+
+    def __init__(self):
+        super().__init__()
+        self.grid = nn.Parameter(torch.randn(1, 12, 2))
+
+    def forward(self, size):
+        return self.resized(self.grid, (3, 4), size)
+
+
+def test_a_resized_grid_is_kept_for_one_size_and_follows_its_parameter():
+    module = Positions().eval()
+    with torch.no_grad():
+        first = module((6, 8))
+        assert module((6, 8)) is first
+        assert module((5, 7)).shape == (1, 35, 2)
+        assert len(module._cache) == 1
+        module.grid.mul_(2)
+        torch.testing.assert_close(module((6, 8)), 2 * first)
+    assert module((6, 8)).requires_grad  # training computes it anew

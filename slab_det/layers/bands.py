@@ -1,0 +1,121 @@
+"""Inference on the CPU in bands of rows, for layers that look beyond their own token.
+
+As in :mod:`slab_det.layers.chunks`, the work stays in the cache and its buffers are small enough
+for the allocator to keep. A depth-wise convolution needs the rows around a band; linear attention
+over the whole map needs sums over all keys, which a first pass takes.
+"""
+from typing import Callable, Iterator, NamedTuple, Optional, Tuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .chunks import CHUNK, runs_in_chunks
+
+#: Tokens per band: with more rows the ones around it, which are computed twice, weigh less.
+BAND = 4096
+
+
+class Band(NamedTuple):
+    """Some rows of a map.
+
+    Attributes:
+        tokens: the band's tokens.
+        around: the same with the neighbouring rows that the map has.
+        skipped: rows of ``around`` above the band.
+        rows: rows of the band.
+    """
+    tokens: slice
+    around: slice
+    skipped: int
+    rows: int
+
+
+def bands(height: int, width: int, halo: int) -> Iterator[Band]:
+    """Cut a map of ``height x width`` tokens into bands with ``halo`` rows around each."""
+    step = max(1, 4 * halo, BAND // width)
+    for top in range(0, height, step):
+        bottom = min(top + step, height)
+        first, last = max(0, top - halo), min(height, bottom + halo)
+        yield Band(slice(top * width, bottom * width), slice(first * width, last * width),
+                   top - first, bottom - top)
+
+
+def runs_in_bands(module: nn.Module, x: Tensor) -> bool:
+    """Whether ``module`` may treat ``x`` in bands: where it may in chunks, but for half precision,
+    whose sums :func:`slab_det.layers.simplified_linear_attention` takes in float32."""
+    return (runs_in_chunks(module, x) and x.dtype in (torch.float32, torch.float64)
+            and not torch.is_autocast_enabled('cpu'))
+
+
+def depthwise_in_band(around: Tensor, band: Band, width: int, weight: Tensor,
+                      bias: Optional[Tensor]) -> Tensor:
+    """Convolve a band depth-wise, with zeros beyond the map.
+
+    Args:
+        around: tokens ``(N, C)`` of the band and of ``K // 2`` rows around it.
+        band: of :func:`bands` with a halo of ``K // 2``.
+        width: of the map.
+        weight: ``(C, 1, K, K)``.
+        bias: ``(C,)`` or None.
+
+    Returns:
+        ``(band.rows * width, C)``.
+    """
+    channels = around.shape[-1]
+    image = around.reshape(1, -1, width, channels).permute(0, 3, 1, 2)
+    # Padding falls on rows around the band, which are cut off, unless the map ends with the band.
+    out = F.conv2d(image, weight, bias, padding=weight.shape[-1] // 2, groups=channels)
+    out = out.permute(0, 2, 3, 1)[0, band.skipped:band.skipped + band.rows]
+    return out.reshape(-1, channels)
+
+
+def linear_attention_in_bands(
+    tokens: Tensor,
+    height: int,
+    width: int,
+    num_heads: int,
+    query: Callable[[Tensor], Tensor],
+    key_value: Callable[[Tensor, slice], Tuple[Tensor, Tensor]],
+    project: Callable[[Tensor], Tensor],
+    weight: Tensor,
+    bias: Optional[Tensor],
+    eps: float = 1e-6,
+) -> Tensor:
+    """Return ``tokens + project(simplified linear attention)`` over a whole map.
+
+    The formula is that of :func:`slab_det.layers.simplified_linear_attention`; only one map of
+    values is kept.
+
+    Args:
+        tokens: ``(height * width, C)``.
+        height, width: of the map.
+        num_heads: heads that C divides into.
+        query: gives queries before the ReLU of some tokens.
+        key_value: gives keys before the ReLU, positional encoding added, and values of some tokens
+            and their place among all.
+        project: projects the result.
+        weight: kernels ``(C, 1, K, K)`` of the depth-wise convolution.
+        bias: ``(C,)`` or None.
+        eps: keeps the quotient finite where a query is zero.
+    """
+    channels = tokens.shape[-1]
+    values = torch.empty_like(tokens)
+    state = tokens.new_zeros(num_heads, channels // num_heads, channels // num_heads)
+    total = tokens.new_zeros(num_heads, channels // num_heads, 1)
+    for start in range(0, len(tokens), CHUNK):
+        place = slice(start, start + CHUNK)
+        k, v = key_value(tokens[place], place)
+        values[place] = v
+        k, v = (x.unflatten(-1, (num_heads, -1)).transpose(0, 1) for x in (k.relu(), v))
+        state.baddbmm_(k.transpose(1, 2), v)
+        total += k.sum(1).unsqueeze(-1)
+    out = torch.empty_like(tokens)
+    for band in bands(height, width, weight.shape[-1] // 2):
+        part = tokens[band.tokens]
+        q = query(part).relu().unflatten(-1, (num_heads, -1)).transpose(0, 1)
+        mixed = torch.bmm(q, state) / (torch.bmm(q, total) + eps)
+        mixed = mixed.transpose(0, 1).reshape(part.shape)
+        mixed += depthwise_in_band(values[band.around], band, width, weight, bias)
+        torch.add(part, project(mixed), out=out[band.tokens])
+    return out
