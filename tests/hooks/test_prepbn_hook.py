@@ -91,6 +91,21 @@ def test_gradient_accumulation_does_not_slow_it(make_runner):
     assert ratios(runner) == pytest.approx(line(16, 16), abs=1e-6)
 
 
+@pytest.mark.parametrize('by_epoch, length', [(True, 4), (False, 16)])
+def test_accumulation_with_validation_in_between(make_runner, by_epoch, length):
+    """Validation falls between two passes of one step; every pass counts, no evaluation does."""
+    runner = make_runner([PRepBNHook(end=1.0)], by_epoch=by_epoch, length=length, validate=True,
+                         val_interval=1 if by_epoch else EPOCH,
+                         optim=dict(accumulative_counts=3))
+    runner.train()
+    assert ratios(runner) == pytest.approx(line(16, 16), abs=1e-6)
+    assert scalars(runner) == pytest.approx(line(16, 16), abs=1e-6)
+    assert [a for a, _ in runner.model.seen['predict']] == pytest.approx(
+        [1 - t / 16 for t in (3, 3, 7, 7, 11, 11, 15, 15)])
+    for norm in (runner.model.norm1, runner.model.norm2):
+        assert norm.repbn.bn.num_batches_tracked == 16
+
+
 class Checkpointed(TinyModel):
     """Runs its forward pass twice, as activation checkpointing does."""
 
@@ -373,3 +388,18 @@ def test_ratio_reaches_every_visualizer_backend(make_runner):
     for backend in backends.values():
         assert [step for step, _ in backend.values] == list(range(1, 17))
         assert [value for _, value in backend.values] == pytest.approx(line(16, 16))
+
+
+def test_curves_in_tensorboard(make_runner):
+    pytest.importorskip('tensorboard', reason='tensorboard writes and reads the event file')
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    runner = make_runner([PRepBNHook(end=1.0)], visualizer=dict(
+        type='Visualizer', name='curves', vis_backends=[dict(type='TensorboardVisBackend')]))
+    runner.train()
+    runner.visualizer.close()
+    events = EventAccumulator(str(Path(runner.work_dir) / runner.timestamp / 'vis_data')).Reload()
+    assert {'prepbn_ratio', 'lr', 'loss'} <= set(events.Tags()['scalars'])
+    points = events.Scalars('prepbn_ratio')
+    assert [point.step for point in points] == list(range(1, 17))
+    assert [point.value for point in points] == pytest.approx(line(16, 16), abs=1e-6)
+    assert all(math.isfinite(point.value) for point in events.Scalars('loss'))
