@@ -11,6 +11,7 @@ from torch import nn
 
 from .onnx_metadata import KEY
 from .onnx_model import DetectorGraph
+from .onnx_ops import traceable_padding
 
 #: Version of ONNX's operators; the first with GELU as one operator.
 OPSET = 20
@@ -52,7 +53,7 @@ def export_onnx(detector: nn.Module, path: Union[str, os.PathLike], metadata: Ma
         axes['image'] = {1: 'height', 2: 'width'}
     part = path.with_name(f'.{path.name}.{os.getpid()}')
     try:
-        with torch.no_grad(), _quiet():
+        with torch.no_grad(), _quiet(), traceable_padding(graph):
             torch.onnx.export(graph, (image, ), str(part), dynamo=False, opset_version=OPSET,
                               input_names=['image'], output_names=list(graph.output_names),
                               dynamic_axes=axes)

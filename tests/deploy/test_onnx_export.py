@@ -86,6 +86,21 @@ def test_every_backbone_is_the_same_at_every_size(family, tmp_path):
 
 
 @pytest.mark.slow
+def test_mmdets_own_swin_with_prepbn_is_the_same_at_every_size(tmp_path):
+    cfg = small_detectors.config('retinanet', dict(
+        type='SwinTransformer', embed_dims=16, depths=(2, 2, 1, 1), num_heads=(1, 2, 4, 8), window_size=4,
+        norm_cfg=dict(type='PRepBN')))
+    model = small_detectors.build(cfg)
+    model.bbox_head.retina_cls.weight.data.mul_(0.1)  # scores of 1 would be ties
+    path = tmp_path / 'detector.onnx'
+    export(cfg, path, model=model)
+    running = session(path)
+    # Below and above the size that it was traced with, to which mmdet's padding would bring every image.
+    for size in [(75, 101), (21, 19), (260, 300)]:
+        assert_same(model, running, size)
+
+
+@pytest.mark.slow
 def test_an_empty_image_and_high_thresholds_give_no_detection(tmp_path):
     path = tmp_path / 'detector.onnx'
     cfg = small_detectors.config('mask-rcnn')
