@@ -24,15 +24,16 @@ def parse_args() -> argparse.Namespace:
 
 def deployed(model, source: str):
     """Returns the model re-parameterized, or as it is where it has no norm of this package."""
-    from slab_det.deploy import reparameterize
+    from slab_det.deploy import UnfinishedRatioError, reparameterize
     from slab_det.layers import PRepBN, RepBN
     if not any(isinstance(module, (PRepBN, RepBN)) for module in model.modules()):
         print('the detector has no PRepBN or RepBN: exported as it is')
         return model
     try:
         return reparameterize(model)
-    except ValueError as error:
-        raise InputError(f'{source}: {error}') from error
+    except UnfinishedRatioError as error:
+        remedy = 'fold it with tools/reparameterize.py --drop-layer-norm and export what that writes'
+        raise InputError(f'{source}: {UnfinishedRatioError(error.ratio, remedy)}') from error
 
 
 def compare_with_torch(model, path: Path, metadata: dict, images: list) -> None:

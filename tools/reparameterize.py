@@ -57,7 +57,7 @@ def main(args: argparse.Namespace) -> None:
     from mmdet.utils import register_all_modules
     from mmengine.config import Config
 
-    from slab_det.deploy import reparameterize
+    from slab_det.deploy import UnfinishedRatioError, reparameterize
     from slab_det.deploy.config import deploy_config
     register_all_modules(init_default_scope=True)
     model = check_model(cfg, args.config)
@@ -67,6 +67,9 @@ def main(args: argparse.Namespace) -> None:
     model.eval()
     try:
         deployed = reparameterize(model, drop_layer_norm=args.drop_layer_norm)
+    except UnfinishedRatioError as error:
+        told = UnfinishedRatioError(error.ratio, 'pass --drop-layer-norm to do without it')
+        raise InputError(f'{args.config} with {args.checkpoint}: {told}') from error
     except ValueError as error:
         raise InputError(f'{args.config} with {args.checkpoint}: {error}') from error
     new_cfg: Config = deploy_config(cfg)

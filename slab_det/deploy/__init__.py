@@ -1,4 +1,4 @@
 """From a trained network to a deployed one."""
-from .reparameterize import is_reparameterized, reparameterize
+from .reparameterize import UnfinishedRatioError, is_reparameterized, reparameterize
 
-__all__ = ['is_reparameterized', 'reparameterize']
+__all__ = ['UnfinishedRatioError', 'is_reparameterized', 'reparameterize']

@@ -7,6 +7,20 @@ from torch import nn
 from ..layers import ChannelAffine, FoldedNorm, PRepBN, RepBN, prepbn_modules, set_ratio
 
 
+class UnfinishedRatioError(ValueError):
+    """The LayerNorm branch of a PRepBN still counts, so that it cannot be folded.
+
+    Args:
+        ratio: the largest one.
+        otherwise: how to do without the branch, said to who called.
+    """
+
+    def __init__(self, ratio: float, otherwise: str = 'pass drop_layer_norm=True to do without it') -> None:
+        super().__init__(f'the PRepBN ratio is {ratio:.4g}, not 0: the LayerNorm branch cannot be folded; '
+                         f'finish the schedule of PRepBNHook, or {otherwise}.')
+        self.ratio = ratio
+
+
 def is_reparameterized(model: nn.Module) -> bool:
     """Whether norms of ``model`` have been folded or replaced, and none is left to be."""
     kinds = [type(module) for module in model.modules()]
@@ -31,7 +45,8 @@ def reparameterize(model: nn.Module, inplace: bool = False, drop_layer_norm: boo
         The re-parameterized model; a model that is so already comes back unchanged.
 
     Raises:
-        ValueError: there is no PRepBN or RepBN, or a ratio is not 0.
+        UnfinishedRatioError: a ratio is not 0.
+        ValueError: there is no PRepBN or RepBN.
     """
     if is_reparameterized(model):
         return model
@@ -44,9 +59,7 @@ def reparameterize(model: nn.Module, inplace: bool = False, drop_layer_norm: boo
         set_ratio(model, 0.0)
     ratio = max((float(norm.ratio) for norm in prepbn_modules(model)), default=0.0)
     if ratio:
-        raise ValueError(
-            f'the PRepBN ratio is {ratio:.4g}, not 0: the LayerNorm branch cannot be folded; finish '
-            "the schedule of PRepBNHook, or pass drop_layer_norm=True to do without it.")
+        raise UnfinishedRatioError(ratio)
     if isinstance(model, (PRepBN, RepBN)):
         return model.fuse()
     return reparameterize_model(model, inplace=True)

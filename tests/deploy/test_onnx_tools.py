@@ -118,7 +118,8 @@ def test_export_refuses_bad_input_in_one_sentence(place, monkeypatch, capsys, tm
     def sentence(*arguments):
         return fails(monkeypatch, capsys, 'export_onnx', *arguments)
 
-    assert 'ratio is 0.25' in sentence(config, place / 'unfinished.pth', '--out', out)
+    text = sentence(config, place / 'unfinished.pth', '--out', out)
+    assert 'ratio is 0.25' in text and 'tools/reparameterize.py --drop-layer-norm' in text
     assert 'another model' in sentence(config, whole, '--out', out, '--cfg-options',
                                        'model.roi_head.bbox_head.num_classes=7')
     assert 'not a file' in sentence(config, place / 'none.pth', '--out', out)
