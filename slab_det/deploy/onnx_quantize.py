@@ -3,7 +3,7 @@ import os
 from pathlib import Path
 import re
 import tempfile
-from typing import Iterable, List, Optional, Sequence, Union
+from typing import Dict, Iterable, List, Optional, Sequence, Union
 
 import numpy as np
 
@@ -33,18 +33,13 @@ def calibration_images(folder: Union[str, os.PathLike], number: int) -> List[Pat
 
 def quantize(source: Union[str, os.PathLike], target: Union[str, os.PathLike], images: Sequence[Path],
              method: str = 'minmax', keep: Optional[str] = None) -> int:
-    """Write ``source`` with the products of its linear and convolution layers in INT8.
-
-    Activations get 8 bits with a scale per tensor from the ``images``, weights 8 bits with a scale
-    per output channel. Products of two activations, as in attention, stay in float32: their sums run
-    over thousands of tokens. So do norms, softmax and everything behind the heads.
+    """Write a detector with its linear and convolution layers in INT8; see :func:`quantize_graph`.
 
     Args:
         source: a file of :func:`slab_det.deploy.onnx_export.export_onnx`.
         target: the file to write; whole or not at all.
         images: what the ranges of the activations are measured on.
-        method: 'minmax', or 'percentile' or 'entropy', which cut off rare values.
-        keep: layers stay in float32 where this regular expression is found in their name.
+        method, keep: see :func:`quantize_graph`.
 
     Returns:
         The number of layers that were quantized.
@@ -52,12 +47,40 @@ def quantize(source: Union[str, os.PathLike], target: Union[str, os.PathLike], i
     Raises:
         ValueError: a file, an image, the method or the expression cannot be used.
     """
+    detector = OnnxDetector(source)
+    return quantize_graph(source, target, (dict(image=detector.preprocess(read_image(path))[None]) for path in images),
+                          method, keep)
+
+
+def quantize_graph(source: Union[str, os.PathLike], target: Union[str, os.PathLike],
+                   inputs: Iterable[Dict[str, np.ndarray]], method: str = 'minmax',
+                   keep: Optional[str] = None) -> int:
+    """Write the graph ``source`` with the products of its linear and convolution layers in INT8.
+
+    What a layer takes gets 8 bits with a scale per tensor from the ``inputs``, its weights 8 bits with
+    a scale per output channel. What a linear layer returns stays float32, as its sum is: rounding it
+    would cost accuracy and time and save neither. Products of two activations, as in attention, stay in
+    float32: their sums run over thousands of tokens. So do norms, softmax and everything behind the
+    heads.
+
+    Args:
+        source: an ONNX file.
+        target: the file to write; whole or not at all.
+        inputs: by name, for a run each.
+        method: 'minmax', or 'percentile' or 'entropy', which cut off rare values.
+        keep: layers stay in float32 where this regular expression is found in their name.
+
+    Returns:
+        The number of layers that were quantized.
+
+    Raises:
+        ValueError: the method or the expression cannot be used, or nothing is left to quantize.
+    """
     import onnx
     from onnxruntime.quantization import (CalibrationMethod, QuantFormat, QuantType, quantize_static)
     from onnxruntime.quantization.shape_inference import quant_pre_process
     if method not in METHODS:
         raise ValueError(f'method must be one of {", ".join(METHODS)}, but got {method!r}.')
-    detector = OnnxDetector(source)
     target = Path(target)
     try:
         pattern = None if keep is None else re.compile(keep)
@@ -74,14 +97,14 @@ def quantize(source: Union[str, os.PathLike], target: Union[str, os.PathLike], i
         if len(kept) == len(layers):
             raise ValueError(f'keep={keep!r} fits all of the {len(layers)} layers; nothing is left to quantize.')
         quantize_static(
-            os.fspath(prepared), os.fspath(result), _Images(detector, images),
+            os.fspath(prepared), os.fspath(result), _Inputs(inputs),
             quant_format=QuantFormat.QDQ, op_types_to_quantize=['MatMul', 'Gemm', 'Conv'],
             per_channel=True, activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
             nodes_to_quantize=[name for name in layers if name not in kept],
             calibrate_method={'minmax': CalibrationMethod.MinMax,
                               'percentile': CalibrationMethod.Percentile,
                               'entropy': CalibrationMethod.Entropy}[method],
-            extra_options=dict(MatMulConstBOnly=True))
+            extra_options=dict(MatMulConstBOnly=True, OpTypesToExcludeOutputQuantization=['MatMul', 'Gemm']))
         model = onnx.load(result)
         properties = {entry.key: entry.value for entry in onnx.load(source, load_external_data=False).metadata_props}
         onnx.helper.set_model_props(model, properties)
@@ -107,26 +130,15 @@ def _use_standard_domains(model) -> None:
     model.opset_import.extend(wanted)
 
 
-class _Images:
-    """Feeds preprocessed images to onnxruntime's calibration."""
+class _Inputs:
+    """Hands inputs one by one to onnxruntime's calibration."""
 
-    def __init__(self, detector: OnnxDetector, images: Iterable[Path]) -> None:
-        self.detector = detector
-        self.images = iter(list(images))
+    def __init__(self, inputs: Iterable[Dict[str, np.ndarray]]) -> None:
+        self.inputs = iter(inputs)
 
-    def get_next(self):
+    def get_next(self) -> Optional[Dict[str, np.ndarray]]:
         """Return the inputs of the next run, or None."""
-        path = next(self.images, None)
-        if path is None:
-            return None
-        pixels = self.detector.preprocess(read_image(path))
-        return {'image': np.ascontiguousarray(pixels[None])}
+        return next(self.inputs, None)
 
     def __iter__(self):
-        return self
-
-    def __next__(self):
-        inputs = self.get_next()
-        if inputs is None:
-            raise StopIteration
-        return inputs
+        return self.inputs
