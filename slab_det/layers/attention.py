@@ -162,7 +162,9 @@ class _WindowProjection(EvalCache):
         v = traced_padding(v, pad_v, layout, batch)
         q, k, v = (t.view(-1, layout.tokens, self.proj.in_features) for t in (q, k, v))
         mask = traced_mask(layout, v) if masked else None
-        return self.proj(traced_merge(self.attend(q, k, v, mask), layout, batch))
+        out = traced_merge(self.attend(q, k, v, mask), layout, batch)
+        dim = self.proj.in_features
+        return self.proj(out.reshape(-1, dim)).view(batch, -1, dim)
 
 
 class WindowLinearAttention(_WindowProjection):

@@ -102,10 +102,12 @@ def traced_padding(rows: Tensor, padding: Tensor, layout: TracedLayout, batch: i
     """Put ``padding: (C,)`` into the padded ones of ``rows`` ``(batch * num_windows * window**2, C)``.
 
     Only these rows are written: a runtime may do so in place, where a selection would read and write
-    all of them.
+    all of them. A compiler makes a selection part of the next loop, but a list of rows ends its graph.
     """
+    if torch.compiler.is_compiling():
+        return torch.where(layout.inside.repeat(batch)[:, None], rows, padding.to(rows.dtype))
     padded = (~layout.inside.repeat(batch)).nonzero().flatten()
-    return rows.index_put((padded, ), padding.to(rows.dtype))
+    return rows.index_put((padded, ), padding.to(rows.dtype).expand(padded.shape[0], -1))
 
 
 def traced_merge(windows: Tensor, layout: TracedLayout, batch: int) -> Tensor:
