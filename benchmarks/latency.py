@@ -35,6 +35,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--only', nargs='+', help='networks to run beside the baseline, by parts of their names')
     parser.add_argument('--memory', action='store_true', help='measure the peak memory as well')
     parser.add_argument('--out', help='also write the tables to this Markdown file')
+    parser.add_argument('--append', action='store_true', help='keep what the file of --out holds')
     parser.add_argument('--child', help=argparse.SUPPRESS)
     return parser.parse_args()
 
@@ -126,6 +127,8 @@ def main(args: argparse.Namespace) -> None:
               f'Ratios are to {BASELINE}; peak memory is above the size before the first forward pass.']
     if args.out:
         text = '\n'.join(header) + '\n\n' + '\n\n'.join(tables) + '\n'
+        if args.append and os.path.exists(args.out):
+            text = f'{Path(args.out).read_text()}\n{text}'
         part = Path(f'{args.out}.part')
         part.write_text(text)
         os.replace(part, args.out)

@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ..layers import (ConvPatchEmbed, fold_norm_into_linear, make_norm_layer,
                       residual_in_chunks, runs_in_chunks, simplified_linear_attention)
+from ..layers.bands import linear_attention_in_bands, runs_in_bands
 from ..layers.positions import GridCache
 from .features import FeatureStages, init_linear
 from .swin import check_attn_types, check_lengths
@@ -53,12 +54,33 @@ class MapLinearAttention(GridCache):
         height, width = qkv.shape[1:3]
         q, k, v = qkv.flatten(1, 2).unbind(2)
         k = k + self.resized(self.positional_encoding, self.grid, (height, width))
-        # Both convolutions see the same values, so that one with the sum of their kernels does.
+        out = simplified_linear_attention(q, k, v, height, width, self.num_heads, *self._kernels())
+        return out.view(qkv.shape[0], height, width, -1)
+
+    def _kernels(self) -> Tuple[Tensor, Tensor]:
+        """Return one convolution that equals both, which see the same values."""
         margin = (self.dwc.kernel_size[0] - 3) // 2
         weight = torch.cat([self.dwc.weight] * self.num_heads) + _widen(self.get_v.weight, margin)
-        bias = torch.cat([self.dwc.bias] * self.num_heads) + self.get_v.bias
-        out = simplified_linear_attention(q, k, v, height, width, self.num_heads, weight, bias)
-        return out.view(qkv.shape[0], height, width, -1)
+        return weight, torch.cat([self.dwc.bias] * self.num_heads) + self.get_v.bias
+
+    def residual_in_bands(self, x: Tensor, norm: nn.Module, qkv: nn.Linear, proj: nn.Linear,
+                          height: int, width: int) -> Tensor:
+        """Return ``x + proj(self(qkv(norm(x))))`` of tokens ``(B, height * width, C)``, computed
+        in bands of rows."""
+        encoding = self.resized(self.positional_encoding, self.grid, (height, width))[0]
+        dim = proj.in_features
+        weights = qkv.weight.split((dim, 2 * dim))
+        biases = (None, None) if qkv.bias is None else qkv.bias.split((dim, 2 * dim))
+
+        def key_value(tokens: Tensor, place: slice) -> Tuple[Tensor, Tensor]:
+            k, v = F.linear(norm(tokens), weights[1], biases[1]).chunk(2, dim=-1)
+            return k + encoding[place], v
+
+        weight, bias = self._kernels()
+        return torch.stack([
+            linear_attention_in_bands(image, height, width, self.num_heads,
+                                      lambda tokens: F.linear(norm(tokens), weights[0], biases[0]),
+                                      key_value, proj, weight, bias) for image in x])
 
 
 def _widen(kernels: Tensor, margin: int) -> Tensor:
@@ -183,6 +205,10 @@ class CSWinBlock(nn.Module):
 
     def forward(self, x: Tensor, height: int, width: int) -> Tensor:
         """Map tokens ``(B, height * width, C)`` to the same shape."""
+        linear = isinstance(self.attns[0], MapLinearAttention)
+        if linear and runs_in_bands(self, x):
+            x = self.attns[0].residual_in_bands(x, self.norm1, self.qkv, self.proj, height, width)
+            return residual_in_chunks(x, lambda t: self.mlp(self.norm2(t)))
         qkv = self.qkv(self.norm1(x)).view(x.shape[0], height, width, 3, -1)
         out = [attn(part) for attn, part in zip(self.attns, qkv.chunk(len(self.attns), -1))]
         out = out[0] if len(out) == 1 else torch.cat(out, -1)

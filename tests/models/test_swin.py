@@ -163,7 +163,7 @@ def test_compiled_inference_is_one_graph_and_equal(attn_types):
     timm.utils.reparameterize_model(net, inplace=True)
     compiled = torch.compile(net.forward_features, fullgraph=True, backend='eager')
     with torch.no_grad():
-        for size in ((64, 96), (76, 52), (20, 20)):  # whole windows, padded ones, less than one
+        for size in ((76, 52), (20, 20)):  # padded windows, less than one
             image = torch.randn(2, 3, *size)
             torch.testing.assert_close(compiled(image), net.forward_features(image))
 
