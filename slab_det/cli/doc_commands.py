@@ -1,0 +1,203 @@
+"""Commands in the documentation: finding them, and checking that they would be understood."""
+import importlib.util
+import io
+import os
+import re
+import shlex
+import subprocess
+import sys
+from contextlib import redirect_stderr
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Dict, Iterator, List
+
+#: Commands that are no part of the project and need no check.
+FOREIGN = ('cd', 'cp', 'export', 'git', 'ls', 'mkdir', 'pip', 'pytest', 'python', 'tensorboard')
+#: Marks, as an HTML comment on the line above a block, commands that are run and not only parsed.
+RUN_MARK = '<!-- check: run -->'
+
+
+class DocError(Exception):
+    """A command in the documentation that would not work; the message says why."""
+
+
+@dataclass
+class Command:
+    """One command of a bash block.
+
+    Attributes:
+        page: path of the page.
+        line: of the page, from 1.
+        words: the command and its arguments, variables replaced, redirections left out.
+        environment: assignments before the command.
+        run: whether its block is marked to be run.
+    """
+    page: str
+    line: int
+    words: List[str]
+    environment: Dict[str, str] = field(default_factory=dict)
+    run: bool = False
+
+    def __str__(self) -> str:
+        return f'{self.page}:{self.line}: {shlex.join(self.words)}'
+
+
+def commands_of(page: Path, name: str) -> Iterator[Command]:
+    """Yield the commands of all bash blocks of a Markdown page."""
+    lines = page.read_text(encoding='utf-8').splitlines()
+    inside, run, pending, begun = False, False, '', 0
+    variables: Dict[str, str] = {}
+    for number, line in enumerate(lines, start=1):
+        if line.startswith('```'):
+            if not inside and line.strip() == '```bash':
+                inside, variables = True, {}
+                run = number > 1 and lines[number - 2].strip() == RUN_MARK
+            else:
+                inside = False
+            continue
+        if not inside:
+            continue
+        begun = begun if pending else number
+        pending += line
+        if pending.endswith('\\'):
+            pending = pending[:-1] + ' '
+            continue
+        text, pending = pending, ''
+        for part in re.split(r'\s(?:&&|\|\|)\s', text):
+            words = _words(part, variables, f'{name}:{begun}')
+            assigned = {}
+            while words and re.match(r'[A-Za-z_]\w*=', words[0]):
+                key, _, value = words.pop(0).partition('=')
+                assigned[key] = value
+            if words:
+                yield Command(name, begun, words, assigned, run)
+            else:
+                variables.update(assigned)
+
+
+def _words(text: str, variables: Dict[str, str], place: str) -> List[str]:
+    for key in sorted(variables, key=len, reverse=True):
+        text = re.sub(rf'\$(?:{key}\b|\{{{key}\}})', lambda _: variables[key], text)
+    try:
+        words = shlex.split(text, comments=True)
+    except ValueError as error:
+        raise DocError(f'{place}: {text.strip()} is no command of a shell: {error}') from error
+    for index, word in enumerate(words):
+        if word in ('>', '2>', '|'):
+            return words[:index]
+    return words
+
+
+def check_command(command: Command, root: Path) -> None:
+    """Check that scripts and files exist and that the tool's own parser takes the arguments.
+
+    Raises:
+        DocError: naming page, line and command.
+    """
+    program, *rest = command.words
+    for word in command.words:
+        path = word.partition('=')[2] if word.startswith('--') else word
+        if re.match(r'(configs|tools|requirements|docs|benchmarks|tests)/[\w./-]+\.\w+$', path) and (
+                not (root / path).exists()):
+            raise DocError(f'{command}: {path} does not exist')
+    if program in ('python', 'bash') and rest and rest[0].startswith(('tools/', 'benchmarks/')):
+        _check_script(command, root / rest[0], rest[1:])
+    elif program == 'mim':
+        _check_mim(command, root)
+    elif program not in FOREIGN:
+        raise DocError(f'{command}: {program} is not known; add it to FOREIGN in '
+                       'slab_det/cli/doc_commands.py if it is no part of the project')
+
+
+def _check_script(command: Command, script: Path, arguments: List[str]) -> None:
+    if not script.is_file():
+        raise DocError(f'{command}: {script.name} does not exist')
+    if script.suffix == '.sh':
+        subprocess.run(['bash', '-n', str(script)], check=True)
+        tool = {'dist_train.sh': ('train.py', 2, 1), 'dist_test.sh': ('test.py', 3, 2),
+                'slurm_train.sh': ('train.py', 4, 2)}.get(script.name)
+        if tool is None:
+            return
+        name, needed, first = tool
+        if len(arguments) < needed:
+            raise DocError(f'{command}: {script.name} takes at least {needed} arguments')
+        positional = {'dist_train.sh': arguments[:1], 'dist_test.sh': arguments[:2],
+                      'slurm_train.sh': arguments[2:3]}[script.name]
+        script, arguments = script.with_name(name), positional + arguments[needed:]
+    parse(command, script, arguments)
+
+
+def _check_mim(command: Command, root: Path) -> None:
+    verbs = ('train', 'test', 'run', 'gridsearch')
+    if len(command.words) < 4 or command.words[1] not in verbs or command.words[2] != 'slab_det':
+        raise DocError(f'{command}: expected mim {"|".join(verbs)} slab_det CONFIG')
+    config = command.words[3]
+    if config.endswith('.py') and not list((root / 'configs').rglob(config)):
+        raise DocError(f'{command}: no config is called {config}')
+
+
+def load_tool(script: Path) -> ModuleType:
+    """Import a script as a module."""
+    name = f'_doc_{script.stem}'
+    spec = importlib.util.spec_from_file_location(name, script)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look their module up
+    sys.path.insert(0, str(script.parent))
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.remove(str(script.parent))
+    return module
+
+
+def parse(command: Command, script: Path, arguments: List[str]):
+    """Return (module, namespace): the script and what its ``parse_args`` makes of the arguments.
+
+    Raises:
+        DocError: the parser refuses them, or there is none.
+    """
+    module = load_tool(script)
+    if not hasattr(module, 'parse_args'):
+        raise DocError(f'{command}: {script.name} has no parse_args, so that its arguments cannot '
+                       'be checked')
+    argv, sys.argv = sys.argv, [str(script), *arguments]
+    errors = io.StringIO()
+    try:
+        with redirect_stderr(errors):
+            return module, module.parse_args()
+    except SystemExit as end:
+        if end.code == 0:  # -h
+            return module, None
+        raise DocError(f'{command}: {errors.getvalue().strip().splitlines()[-1]}') from end
+    finally:
+        sys.argv = argv
+
+
+def check_links(page: Path, root: Path) -> Iterator[str]:
+    """Yield a sentence for every relative link of a Markdown page that leads nowhere."""
+    text = re.sub(r'```.*?```', '', page.read_text(encoding='utf-8'), flags=re.DOTALL)
+    for target in re.findall(r'\]\(([^)\s]+)\)', text):
+        if re.match(r'\w+:', target):
+            continue
+        path, _, anchor = target.partition('#')
+        file = (page.parent / path).resolve() if path else page
+        name = os.path.relpath(page, root)
+        if not file.exists():
+            yield f'{name}: the link {target} leads nowhere'
+        elif anchor and file.suffix == '.md' and anchor not in anchors(file):
+            yield f'{name}: {os.path.relpath(file, root)} has no heading #{anchor}'
+
+
+def anchors(page: Path) -> set:
+    """The anchors that GitHub gives the headings of a page."""
+    found: Dict[str, int] = {}
+    names = set()
+    text = re.sub(r'```.*?```', '', page.read_text(encoding='utf-8'), flags=re.DOTALL)
+    for heading in re.findall(r'^#+ (.+)$', text, flags=re.MULTILINE):
+        plain = re.sub(r'\[([^]]*)\]\([^)]*\)', r'\1', heading)
+        name = re.sub(r'[^\w\- ]', '', plain.lower()).strip().replace(' ', '-')
+        number = found.get(name, 0)
+        found[name] = number + 1
+        names.add(f'{name}-{number}' if number else name)
+    return names

@@ -1,0 +1,95 @@
+from pathlib import Path
+
+import pytest
+
+from slab_det.cli.doc_commands import (DocError, anchors, check_command, check_links, commands_of)
+
+ROOT = Path(__file__).parents[2]
+
+
+def page(tmp_path, text):
+    path = tmp_path / 'page.md'
+    path.write_text(text)
+    return path
+
+
+def found(tmp_path, text):
+    return list(commands_of(page(tmp_path, text), 'page.md'))
+
+
+def test_commands_of_bash_blocks_with_variables_comments_and_long_lines(tmp_path):
+    commands = found(tmp_path, '''
+```python
+not a command
+```
+```bash
+config=a.py
+# a comment
+python tools/train.py $config --resume   # another
+SHAPES_ROOT=x python tools/test.py ${config} \\
+    b.pth > log.txt
+cd here && git pull
+```
+<!-- check: run -->
+```bash
+python tools/print_config.py $config
+```
+''')
+    assert [command.words for command in commands] == [
+        ['python', 'tools/train.py', 'a.py', '--resume'],
+        ['python', 'tools/test.py', 'a.py', 'b.pth'], ['cd', 'here'], ['git', 'pull'],
+        ['python', 'tools/print_config.py', '$config']]  # another block, another shell
+    assert [command.line for command in commands] == [8, 9, 11, 11, 15]
+    assert commands[1].environment == dict(SHAPES_ROOT='x')
+    assert [command.run for command in commands] == [False] * 4 + [True]
+
+
+def test_an_open_quote_is_no_command(tmp_path):
+    with pytest.raises(DocError, match='page.md:2: .* is no command'):
+        found(tmp_path, "```bash\npython 'open\n```\n")
+
+
+@pytest.mark.parametrize('line', [
+    'python tools/make_dataset.py data/shapes --train 4 --layout coco',
+    'python tools/train.py CONFIG --cfg-options a.b=1',
+    'python tools/train.py -h',
+    'bash tools/dist_train.sh CONFIG 8 --amp',
+    'bash tools/dist_test.sh CONFIG CHECKPOINT 8 --out a.pkl',
+    'bash tools/slurm_train.sh PARTITION JOB CONFIG WORK_DIR --amp',
+    'bash tools/quickstart.sh',
+    'pip install -r requirements/onnx.txt',
+    'mim train slab_det mask-rcnn_slab-swin-t_fpn_1x_coco.py --gpus 1',
+])
+def test_commands_that_work_pass(tmp_path, line):
+    command, = found(tmp_path, f'```bash\n{line}\n```\n')
+    check_command(command, ROOT)
+
+
+@pytest.mark.parametrize('line, words', [
+    ('python tools/nothing.py', 'tools/nothing.py does not exist'),
+    ('python tools/train.py configs/slab_swin/none.py', 'configs/slab_swin/none.py does not exist'),
+    ('pip install -r requirements/none.txt', 'requirements/none.txt does not exist'),
+    ('python tools/train.py CONFIG --faster', 'unrecognized arguments: --faster'),
+    ('python tools/train.py', 'the following arguments are required: config'),
+    ('bash tools/dist_train.sh CONFIG', 'dist_train.sh takes at least 2 arguments'),
+    ('bash tools/dist_train.sh CONFIG 8 --nothing', 'unrecognized arguments: --nothing'),
+    ('bash tools/slurm_train.sh P J CONFIG', 'takes at least 4 arguments'),
+    ('mim train slab_det none.py', 'no config is called none.py'),
+    ('mim download slab_det', 'expected mim train'),
+    ('frobnicate --all', 'frobnicate is not known'),
+])
+def test_commands_that_would_fail_are_named_with_their_line(tmp_path, line, words):
+    command, = found(tmp_path, f'```bash\n{line}\n```\n')
+    with pytest.raises(DocError) as error:
+        check_command(command, ROOT)
+    assert str(error.value).startswith('page.md:2: ') and words in str(error.value)
+
+
+def test_links_must_lead_somewhere(tmp_path):
+    (tmp_path / 'other.md').write_text('# A heading, `code` and [link](x)\n## Twice\n## Twice\n')
+    path = page(tmp_path, '[a](other.md) [b](other.md#a-heading-code-and-link) '
+                '[c](https://example.org/x) [d](#here) [e](none.md) [f](other.md#nowhere)\n# Here\n'
+                '```\n[g](in_code.md)\n```\n')
+    assert list(check_links(path, tmp_path)) == [
+        'page.md: the link none.md leads nowhere', 'page.md: other.md has no heading #nowhere']
+    assert anchors(tmp_path / 'other.md') == {'a-heading-code-and-link', 'twice', 'twice-1'}
