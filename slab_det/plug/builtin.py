@@ -1,0 +1,77 @@
+"""A config for COCO on the built-in data, for a few steps on a CPU."""
+from typing import Any, Dict, List, Tuple
+
+from mmengine.config import Config
+
+from .detector import walk
+from .trial import fixed_size
+
+#: What a pipeline is left with: the transforms that load.
+_LOADING = ('LoadImageFromFile', 'LoadAnnotations', 'LoadPanopticAnnotations')
+_META = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')
+
+
+def on_builtin_data(cfg: Config, root: str, size: Tuple[int, int] = (160, 192), batch: int = 2) -> Config:
+    """Return ``cfg`` for one epoch on the built-in data in COCO's layout.
+
+    The model, the optimizer, the schedule and the hooks stay as they are, except that mixed precision is
+    off, images are not resized in batches, and detections of every score count: a detector that has seen a
+    few images has no others.
+
+    Args:
+        cfg: config of a detector for COCO 2017, whose files are below ``data/coco/``.
+        root: what ``tools/make_dataset.py --layout coco --panoptic --semantic`` wrote.
+        size: height and width of the images in pixels, unless the detector is built for one size.
+        batch: images per step.
+    """
+    cfg = Config(_moved(cfg.to_dict(), f'{root.rstrip("/")}/'))
+    size = fixed_size(cfg.model) or size
+    for phase in ('train', 'val'):
+        loader = cfg[f'{phase}_dataloader']
+        dataset = next(node for _, node in walk({'': loader}, '') if isinstance(node, dict) and 'ann_file' in node)
+        pipeline = _loading(loader) + [dict(type='Resize', scale=size[::-1], keep_ratio=False)]
+        pipeline += [dict(type='PackDetInputs', **({'meta_keys': _META} if phase == 'val' else {}))]
+        cfg[f'{phase}_dataloader'] = dict(
+            batch_size=batch, num_workers=0, sampler=dict(type='DefaultSampler', shuffle=phase == 'train'),
+            dataset=dict(dataset, pipeline=pipeline))
+    for name in [name for name in cfg if name.startswith(('test_', 'tta_'))]:
+        del cfg[name]
+    evaluators = cfg.val_evaluator if isinstance(cfg.val_evaluator, list) else [cfg.val_evaluator]
+    for evaluator in evaluators:
+        if evaluator.type == 'CocoPanopticMetric':
+            evaluator.nproc = 1
+    cfg.train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=1, val_interval=2)
+    cfg.val_cfg = dict(type='ValLoop')
+    cfg.log_processor = dict(type='LogProcessor', window_size=1, by_epoch=True)
+    cfg.default_hooks.update(checkpoint=None, visualization=None)
+    cfg.optim_wrapper.type = 'OptimWrapper'
+    for name in ('loss_scale', 'dtype'):
+        cfg.optim_wrapper.pop(name, None)
+    cfg.model.data_preprocessor.pop('batch_augments', None)
+    for _, node in walk(cfg.model.get('test_cfg') or {}, ''):
+        if isinstance(node, dict) and 'score_thr' in node:
+            node['score_thr'] = 0.0
+    if 'score_thr' in (cfg.model.get('test_cfg') or {}):
+        cfg.model.test_cfg.score_thr = 0.0
+    cfg.load_from, cfg.resume = None, False
+    return cfg
+
+
+def _moved(node: Any, root: str) -> Any:
+    """Return ``node`` with paths below data/coco/ moved below ``root``."""
+    if isinstance(node, dict):
+        return {key: _moved(value, root) for key, value in node.items()}
+    if isinstance(node, (list, tuple)):
+        return type(node)(_moved(value, root) for value in node)
+    return root + node[len('data/coco/'):] if isinstance(node, str) and node.startswith('data/coco/') else node
+
+
+def _loading(loader: Dict[str, Any]) -> List[Dict[str, Any]]:
+    found: Dict[str, Dict[str, Any]] = {}
+    for _, node in walk(loader, ''):
+        kind = str(node.get('type', '')).split('.')[-1] if isinstance(node, dict) else ''
+        if kind in _LOADING and kind not in found:
+            found[kind] = dict(node)
+    if 'poly2mask' in found.get('LoadAnnotations', {}):
+        found['LoadAnnotations']['poly2mask'] = True  # the built-in masks are no polygons
+    return [found[kind] for kind in _LOADING if kind in found]
