@@ -1,0 +1,219 @@
+"""docs/ablation.md: tables and pictures from result files."""
+from pathlib import Path
+from typing import Callable, Dict, List, Optional, Sequence, Tuple
+
+from slab_det.cli import InputError, whole_file, writable_folder
+from slab_det.cli.tables import markdown_table
+
+from .curves import draw_curves
+from .grid import ATTENTIONS, BUDGETS, NORMS, SEEDS, STUDIES, Cell, grid, iterations
+from .runs import read_result, run_folder
+from .statistics import Difference, Summary, paired_difference, summarize
+
+BEGIN = '<!-- begin of what benchmarks/ablation.py writes -->'
+END = '<!-- end of what benchmarks/ablation.py writes -->'
+NONE = '–'
+TITLES = {'bccd': 'RetinaNet on BCCD', 'shapes': 'Mask R-CNN on the built-in data set'}
+METRIC_TITLES = {'bbox_AP': 'box AP', 'bbox_AP50': 'box AP50', 'segm_AP': 'mask AP', 'segm_AP50': 'mask AP50'}
+#: What the report compares with what.
+AGAINST = ('LN', 'BN')
+
+#: Cell name -> seed -> contents of the result file.
+Results = Dict[str, Dict[int, dict]]
+
+
+def load_results(work_dir: Path, cells: Sequence[Cell]) -> Results:
+    """Every finished run of the cells, whatever its seed."""
+    results = {}
+    for cell in cells:
+        folders = run_folder(work_dir, cell.name, 0).parent.glob('seed*')
+        seeds = sorted(int(folder.name[4:]) for folder in folders if folder.name[4:].isdigit())
+        found = {seed: read_result(work_dir, cell.name, seed) for seed in seeds}
+        results[cell.name] = {seed: result for seed, result in found.items() if result is not None}
+    return results
+
+
+def values(results: Results, cell: Cell, metric: str) -> Dict[int, float]:
+    """Seed -> metric in percent."""
+    return {seed: 100 * result['metrics'][metric] for seed, result in results.get(cell.name, {}).items()
+            if metric in result['metrics']}
+
+
+def show(summary: Optional[Summary]) -> str:
+    if summary is None:
+        return NONE
+    spread = '' if summary.std is None else f' ± {summary.std:.1f}'
+    return f'{summary.mean:.1f}{spread}'
+
+
+def show_difference(difference: Optional[Difference]) -> str:
+    """Such as ``+0.4 ± 1.2``, bold where the interval leaves out 0."""
+    if difference is None:
+        return NONE
+    if difference.margin is None:
+        return f'{difference.mean:+.1f} (one seed)'
+    text = f'{difference.mean:+.1f} ± {difference.margin:.1f}'
+    return f'**{text}**' if difference.decided else text
+
+
+def metrics_of(results: Results, cells: Sequence[Cell]) -> List[str]:
+    names = {name for cell in cells for result in results.get(cell.name, {}).values() for name in result['metrics']}
+    return [name for name in METRIC_TITLES if name in names]
+
+
+def score_table(results: Results, cells: Sequence[Cell], first: str, label: Callable[[Cell], str]) -> str:
+    """A row per cell: mean and spread of every metric."""
+    metrics = metrics_of(results, cells)
+    header = [first, 'attention', *(METRIC_TITLES[name] for name in metrics), 'seeds', 'CPU min']
+    rows = []
+    for cell in cells:
+        runs = results.get(cell.name, {})
+        minutes = summarize([run['cpu_seconds'] / 60 for run in runs.values() if run['cpu_seconds'] is not None])
+        scores = [show(summarize(list(values(results, cell, name).values()))) for name in metrics]
+        rows.append([
+            label(cell), cell.attention, *scores,
+            ' '.join(map(str, runs)) or 'none yet', NONE if minutes is None else f'{minutes.mean:.1f}'])
+    return markdown_table(header, rows, 'll' + 'r' * (len(header) - 2))
+
+
+def difference_table(results: Results, cells: Sequence[Cell], metric: str = 'bbox_AP') -> str:
+    """A row per norm and attention: difference to LayerNorm and BatchNorm of the same seed."""
+    by_setting = {(cell.norm, cell.attention): cell for cell in cells}
+    against = [norm for norm in AGAINST if any(cell.norm == norm for cell in cells)]
+    rows = []
+    for (norm, attention), cell in by_setting.items():
+        if norm == 'LN':
+            continue
+        row = [norm, attention]
+        for other in against:
+            difference = None if other == norm else paired_difference(
+                values(results, cell, metric), values(results, by_setting[other, attention], metric))
+            row.append(show_difference(difference))
+        rows.append(row)
+    return markdown_table(['norm', 'attention', *(f'minus {norm}' for norm in against)], rows,
+                          'll' + 'r' * len(against))
+
+
+def missing(results: Results, cells: Sequence[Cell]) -> List[str]:
+    return [f'{cell.name} seed {seed}' for cell in cells for seed in SEEDS
+            if seed not in results.get(cell.name, {})]
+
+
+def _grid_section(results: Results, data: str, pictures: Path, out: Path) -> List[str]:
+    cells = sorted((cell for cell in grid() if cell.data == data),
+                   key=lambda cell: (ATTENTIONS.index(cell.attention), NORMS.index(cell.norm)))
+    budget = BUDGETS[data]
+    lines = [f'## {TITLES[data]}', '',
+             f'{budget.iterations} iterations of 4 images, peak learning rate {budget.lr:g}. Mean ± standard '
+             'deviation over seeds, in percent; CPU time with all evaluations.', '',
+             score_table(results, cells, 'norm', lambda cell: cell.norm), '']
+    gaps = missing(results, cells)
+    if gaps:
+        lines += [f'Not trained yet, {len(gaps)} of {len(cells) * len(SEEDS)} runs: {", ".join(gaps)}.', '']
+    lines += ['Differences in box AP between runs of the same seed, with 95 % confidence intervals (Student\'s t '
+              'over the seeds); bold where the interval leaves out 0:', '', difference_table(results, cells), '']
+    diverged = [f'{name} seed {seed}' for name, runs in results.items() for seed, run in runs.items()
+                if not run['finite'] and run['settings']['data'] == data]
+    if diverged:
+        lines += [f'The loss was not finite in: {", ".join(diverged)}.', '']
+    shown = {(cell.norm, cell.attention): list(results[cell.name].values()) for cell in cells if results.get(cell.name)}
+    if shown:
+        picture = pictures / f'ablation_{data}.png'
+        draw_curves(picture, TITLES[data], shown)
+        lines += [f'![Loss, AP and ratio by iteration]({picture.relative_to(out.parent)})', '']
+    return lines
+
+
+def _label(study: str) -> Tuple[str, Callable[[Cell], str]]:
+    """Title of the first column of a study's table, and what stands in it."""
+    return {
+        'schedule': ('ratio 0 from', lambda cell: f'{cell.ratio_end:.0%} of the training'),
+        'batch': ('norm, images per iteration', lambda cell: f'{cell.norm}, {cell.batch}'),
+        'norm_eval': ('norm, statistics', lambda cell: f'{cell.norm}, {"frozen" if cell.norm_eval else "moving"}'),
+    }[study]
+
+
+def calibration_table(results: Results, cells: Sequence[Cell]) -> str:
+    """A row per cell: box AP before and after, of the same seeds, and by how much statistics moved."""
+    by_name = {cell.name: cell for cell in grid()}
+    rows = []
+    for cell in cells:
+        after = values(results, cell, 'bbox_AP')
+        before = {seed: ap for seed, ap in values(results, by_name[cell.start], 'bbox_AP').items() if seed in after}
+        if not after:
+            continue
+        moved = [run['calibration']['mean_change'] for run in results[cell.name].values()]
+        rows.append([cell.norm, cell.attention, show(summarize(list(before.values()))),
+                     show(summarize(list(after.values()))), show_difference(paired_difference(after, before)),
+                     f'{max(moved):.2f}', ' '.join(map(str, after))])
+    return markdown_table(['norm', 'attention', 'box AP as trained', 'calibrated', 'difference',
+                           'largest change of a mean, in standard deviations', 'seeds'], rows, 'llrrrrr')
+
+
+STUDY_TITLES = {
+    'calibration': 'Recomputed statistics',
+    'schedule': 'When the ratio reaches 0',
+    'batch': 'Images per iteration',
+    'norm_eval': 'Frozen statistics while a finished detector is trained further',
+}
+
+
+def _study_section(results: Results, study: str) -> List[str]:
+    cells = STUDIES[study]()
+    if study in ('schedule', 'batch'):  # the grid has the point in between
+        norms = {cell.norm for cell in cells}
+        cells = cells + [cell for cell in grid() if cell.data == 'bccd' and cell.attention == 'SLA'
+                         and cell.norm in norms]
+    cells = sorted(cells, key=lambda cell: (cell.norm, cell.batch, cell.ratio_end, cell.norm_eval))
+    if not any(results.get(cell.name) for cell in STUDIES[study]()):
+        return []
+    if study == 'calibration':
+        return [f'## {STUDY_TITLES[study]}', '', calibration_table(results, cells), '']
+    lines = [f'## {STUDY_TITLES[study]}', '', score_table(results, cells, *_label(study)), '']
+    if study == 'norm_eval':
+        lines += [f'Each went on for {iterations(cells[0])} iterations from the grid\'s detector of its seed, at a '
+                  'tenth of the learning rate.', '']
+    return lines
+
+
+def render(results: Results, out: Path, pictures: Path) -> str:
+    """The written part of the report; pictures are drawn into ``pictures``."""
+    machines = sorted({run['machine'] for runs in results.values() for run in runs.values()})
+    lines = [BEGIN, '', *(f'> {machine}' for machine in machines), '']
+    for data in TITLES:
+        lines += _grid_section(results, data, pictures, out)
+    for study in STUDY_TITLES:
+        lines += _study_section(results, study)
+    return '\n'.join([*lines, END])
+
+
+def insert(text: str, written: str, out: Path) -> str:
+    """``text`` with everything from BEGIN to END replaced by ``written``.
+
+    Raises:
+        InputError: ``text`` does not have both, once.
+    """
+    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
+        raise InputError(f'--out {out} must hold the lines "{BEGIN}" and "{END}" once, between which the results go: '
+                         'give a new file, or put them in')
+    return text[:text.index(BEGIN)] + written + text[text.index(END) + len(END):]
+
+
+def write_report(out: Path, work_dir: Path) -> None:
+    """Write the results of ``work_dir`` into ``out``, and pictures into ``images`` beside it. What stands
+    around the written part of an existing file stays.
+
+    Raises:
+        InputError: nothing is finished, or ``out`` cannot be written or has no place for it.
+    """
+    cells = [cell for study in STUDIES.values() for cell in study()]
+    results = load_results(work_dir, cells)
+    if not any(results.values()):
+        raise InputError(f'--work-dir {work_dir} holds no finished run: train some first, or give another folder')
+    text = out.read_text() if out.exists() else f'# Ablation\n\n{BEGIN}\n{END}\n'
+    insert(text, '', out)
+    pictures = writable_folder(out.parent / 'images', '--out')
+    pictures.mkdir(parents=True, exist_ok=True)
+    text = insert(text, render(results, out, pictures), out)
+    with whole_file(out, '--out') as part:
+        part.write_text(text)
