@@ -5,6 +5,7 @@
 """
 import argparse
 import contextlib
+import inspect
 import io
 import os
 import sys
@@ -22,12 +23,12 @@ ROOT = Path(__file__).resolve().parents[1]
 SHORTER = {
     'tools/make_dataset.py': ['--train', '8', '--val', '4', '--size', '64', '96'],
 }
-#: Settings that a run adds to training and tests with configs for COCO.
+#: Settings that a run adds to training and tests: no processes that load data.
+NO_WORKERS = [f'{phase}_dataloader.{setting}' for phase in ('train', 'val', 'test')
+              for setting in ('num_workers=0', 'persistent_workers=False')]
+#: And to those with configs for COCO: two small images, one epoch.
 SHORTER_COCO = [
-    'train_cfg.max_epochs=1', 'train_cfg.val_interval=9', 'train_dataloader.num_workers=0',
-    'train_dataloader.persistent_workers=False', 'val_dataloader.num_workers=0',
-    'val_dataloader.persistent_workers=False', 'test_dataloader.num_workers=0',
-    'test_dataloader.persistent_workers=False', 'train_dataloader.dataset.indices=2',
+    'train_cfg.max_epochs=1', 'train_cfg.val_interval=9', 'train_dataloader.dataset.indices=2',
     'test_dataloader.dataset.indices=1', 'train_dataloader.dataset.pipeline.2.scale=(96,64)',
     'test_dataloader.dataset.pipeline.1.scale=(96,64)',
 ]
@@ -47,11 +48,12 @@ def parse_args(arguments=None) -> argparse.Namespace:
 def shortened(words: list) -> list:
     script, arguments = words[1], list(words[2:])
     arguments += SHORTER.get(script, [])
-    if script in ('tools/train.py', 'tools/test.py') and arguments[0].endswith('_coco.py'):
+    if script in ('tools/train.py', 'tools/test.py'):
         if '--cfg-options' not in arguments:
             arguments.append('--cfg-options')
         place = arguments.index('--cfg-options') + 1
-        arguments[place:place] = SHORTER_COCO
+        arguments[place:place] = NO_WORKERS + (
+            SHORTER_COCO if arguments[0].endswith('_coco.py') else [])
     return arguments
 
 
@@ -63,10 +65,12 @@ def run_command(command) -> None:
     before = dict(os.environ)
     os.environ.update(command.environment)
     try:
-        module, args = parse(command, ROOT / command.words[1], shortened(command.words))
+        words = shortened(command.words)
+        module, args = parse(command, ROOT / command.words[1], words)
         with contextlib.redirect_stdout(output), warnings.catch_warnings():
             warnings.simplefilter('ignore')
-            failed = module.main(args)
+            takes_words = 'arguments' in inspect.signature(module.main).parameters
+            failed = module.main(words if takes_words else args)
         if failed:
             raise DocError(f'{command}: ended with {failed}')
     except DocError:
