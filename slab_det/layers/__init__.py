@@ -4,6 +4,7 @@ from .attention import (WindowLinearAttention, WindowSoftmaxAttention,
 from .batch_norm import TokenBatchNorm
 from .build import NORMS, layer_norm_eps, make_norm_layer
 from .chunks import maps_in_chunks, residual_in_chunks, runs_in_chunks, window_chunks
+from .convert import convert_norms
 from .folding import FoldedNorm, fold_norm_after_conv, fold_norm_into_conv, fold_norm_into_linear
 from .norms import (ChannelAffine, PRepBN, RepBN, channel_affine, foldable_affine,
                     prepbn_modules, set_ratio)
@@ -19,7 +20,7 @@ __all__ = [
     'ChannelAffine', 'ConvPatchEmbed', 'DepthwiseMlp', 'FoldedNorm', 'NORMS', 'PRepBN',
     'PatchEmbed', 'PatchMerging', 'ReducedLinearAttention', 'ReducedSoftmaxAttention',
     'RepBN', 'TokenBatchNorm', 'ValidTokens', 'WindowLayout', 'WindowLinearAttention',
-    'WindowSoftmaxAttention', 'channel_affine', 'effective_shift', 'fold_norm_after_conv',
+    'WindowSoftmaxAttention', 'channel_affine', 'convert_norms', 'effective_shift', 'fold_norm_after_conv',
     'fold_norm_into_conv', 'fold_norm_into_linear', 'foldable_affine', 'layer_norm_eps',
     'make_norm_layer', 'maps_in_chunks', 'prepbn_modules', 'residual_in_chunks', 'resize_grid',
     'runs_in_chunks', 'set_ratio', 'set_valid_tokens', 'shift_mask',

@@ -12,8 +12,7 @@ from torch import nn
 
 from slab_det.datasets import make_shapes_dataset
 from slab_det.deploy import reparameterize
-from slab_det.layers import ChannelAffine, PRepBN, prepbn_modules
-from slab_det.layers.convert import convert_norms
+from slab_det.layers import ChannelAffine, PRepBN, convert_norms, prepbn_modules
 
 CLASSES = ('disk', 'box', 'triangle', 'star', 'ring')
 DETECTORS = {

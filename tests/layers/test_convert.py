@@ -6,8 +6,7 @@ from timm.layers import LayerNorm2d
 from torch import nn
 
 from slab_det.deploy import reparameterize
-from slab_det.layers import PRepBN, RepBN, set_ratio
-from slab_det.layers.convert import convert_norms
+from slab_det.layers import PRepBN, RepBN, convert_norms, set_ratio
 
 
 class Block(nn.Module):
