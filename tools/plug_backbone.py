@@ -1,7 +1,7 @@
 """Put a SLAB backbone into an existing detection config.
 
-    python tools/plug_backbone.py mmdet::retinanet/retinanet_r50_fpn_1x_coco.py --backbone slab-swin-t \\
-        --out configs/retinanet_slab-swin-t.py
+    python tools/plug_backbone.py mmdet::retinanet/retinanet_r50_fpn_1x_coco.py \\
+        --backbone slab-swin-t --out configs/retinanet_slab-swin-t.py
 
 Writes a config that inherits CONFIG and holds what the backbone changes, after the detector was
 built from it and trained for one step on made-up images; prints what changed, and what could not
@@ -17,20 +17,27 @@ from slab_det.cli import InputError, load_config, run, whole_file, writable_fold
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('config', help='config file, or PACKAGE::NAME such as mmdet::atss/atss_r50_fpn_1x_coco.py')
-    parser.add_argument('--backbone', required=True, help='its name, such as slab-swin-t, slab-pvt-s, slab-pvt-v2-b0, '
-                        'slab-deit-t, slab-cswin-t or swin-t-prepbn')
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        'config', help='config file, or PACKAGE::NAME such as mmdet::atss/atss_r50_fpn_1x_coco.py')
+    parser.add_argument(
+        '--backbone', required=True,
+        help='its name, such as slab-swin-t, slab-pvt-s, slab-pvt-v2-b0, '
+        'slab-deit-t, slab-cswin-t or swin-t-prepbn')
     parser.add_argument('--norm', choices=('prepbn', 'repbn', 'ln'), default='prepbn',
                         help='norm of the backbone (default: prepbn)')
-    parser.add_argument('--attn', metavar='LETTERS', help='attention stage by stage, L linear and S softmax, such as '
-                        'LLSS (default: that of the name)')
-    parser.add_argument('--checkpoint', help='weights of the backbone to start from: a path, timm://NAME, or an '
-                        'address; published SLAB files, LayerNorm ones of the same family, whole detectors')
+    parser.add_argument(
+        '--attn', metavar='LETTERS',
+        help='attention stage by stage, L linear and S softmax, such as '
+        'LLSS (default: that of the name)')
+    parser.add_argument(
+        '--checkpoint', help='weights of the backbone to start from: a path, timm://NAME, or an '
+        'address; published SLAB files, LayerNorm ones of the same family, whole detectors')
     parser.add_argument('--out', required=True, metavar='NEW_CONFIG', help='config to write (.py)')
     parser.add_argument('--force', action='store_true', help='replace NEW_CONFIG if it exists')
-    parser.add_argument('--no-check', action='store_true', help='write it without the training step')
+    parser.add_argument('--no-check', action='store_true',
+                        help='write it without the training step')
     parser.add_argument('--traceback', action='store_true', help='show the whole trace of an error')
     args = parser.parse_args()
     if not args.out.endswith('.py'):
@@ -39,7 +46,8 @@ def parse_args() -> argparse.Namespace:
 
 
 def check_output(args: argparse.Namespace) -> None:
-    if os.path.exists(args.out) and os.path.exists(args.config) and os.path.samefile(args.config, args.out):
+    if os.path.exists(args.out) and os.path.exists(args.config) and os.path.samefile(
+            args.config, args.out):
         raise InputError(f'--out {args.out} is the config itself: give another name')
     if os.path.isdir(args.out):
         raise InputError(f'--out {args.out} is a folder: give the name of a config')
@@ -57,7 +65,8 @@ def weights_of(checkpoint: str) -> dict:
     try:
         keys = select_state_dict(open_checkpoint(checkpoint), None)
     except FileNotFoundError as error:
-        raise InputError(f'--checkpoint {checkpoint} is not a file: give the path of a checkpoint') from error
+        raise InputError(
+            f'--checkpoint {checkpoint} is not a file: give the path of a checkpoint') from error
     if any(key.startswith('backbone.') for key in keys):
         init_cfg['prefix'] = 'backbone.'
     return init_cfg
@@ -85,8 +94,8 @@ def main(args: argparse.Namespace) -> None:
     check_output(args)
     from mmdet.utils import register_all_modules
 
-    from slab_det.plug import (backbone_config, base_of, changed_settings, config_text, load_detector, make_plan,
-                               not_adapted, train_one_step)
+    from slab_det.plug import (backbone_config, base_of, changed_settings, config_text,
+                               load_detector, make_plan, not_adapted, train_one_step)
     warnings.simplefilter('ignore')
     register_all_modules(init_default_scope=True)
     backbone = backbone_config(args.backbone, args.norm, args.attn)
@@ -99,7 +108,8 @@ def main(args: argparse.Namespace) -> None:
     new = resolved(text, base, args.config)
     if new.to_dict() != plan.after:
         wrong = list(changed_settings(plan.after, new.to_dict()))
-        raise RuntimeError(f'the config for {args.out} does not resolve to what was planned, {wrong}:\n{text}')
+        raise RuntimeError(
+            f'the config for {args.out} does not resolve to what was planned, {wrong}:\n{text}')
     try:
         trial = None if args.no_check else train_one_step(new, args.config)
     except InputError as error:

@@ -9,5 +9,7 @@ from .plan import Note, Plan, make_plan, not_adapted  # noqa: E402
 from .trial import Trial, train_one_step  # noqa: E402
 from .writing import changed_settings, config_text  # noqa: E402
 
-__all__ = ['Note', 'Plan', 'Trial', 'backbone_config', 'base_of', 'changed_settings', 'config_text',
-           'known_backbones', 'load_detector', 'make_plan', 'not_adapted', 'train_one_step']
+__all__ = [
+    'Note', 'Plan', 'Trial', 'backbone_config', 'base_of', 'changed_settings', 'config_text',
+    'known_backbones', 'load_detector', 'make_plan', 'not_adapted', 'train_one_step'
+]

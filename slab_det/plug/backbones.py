@@ -33,8 +33,8 @@ def known_backbones() -> Dict[str, Dict[str, Any]]:
         linear = inspect.signature(kind).parameters['attn_types'].default
         for arch in archs:
             size = arch if any(map(str.isdigit, arch)) else arch[0]
-            for model, attn in ((f'slab_{family}_{arch}', linear),
-                                (f'{family}_{arch}_prepbn', 'S' * len(linear))):
+            for model, attn in ((f'slab_{family}_{arch}', linear), (f'{family}_{arch}_prepbn',
+                                                                    'S' * len(linear))):
                 if timm.is_model(model):
                     name = model.replace(arch, size).replace('_', '-')
                     known[name] = dict(type=kind.__name__, arch=arch, attn_types=attn)
@@ -67,8 +67,8 @@ def backbone_config(name: str, norm: str = 'prepbn', attn: Optional[str] = None)
         try:
             build(config)
         except ValueError as error:
-            raise InputError(f'--attn {attn} does not fit {spelled[_bare(name)]}: {one_line(error)}'
-                             ) from error
+            raise InputError(
+                f'--attn {attn} does not fit {spelled[_bare(name)]}: {one_line(error)}') from error
     return config
 
 
@@ -98,8 +98,8 @@ def table_rows() -> List[Tuple[str, ...]]:
         else:
             channels = [arch['embed_dim']]
         strides = [16] if len(channels) == 1 else [4 * 2**i for i in range(len(channels))]
-        rows.append((name, config['type'], config['arch'], config['attn_types'],
-                     ', '.join(map(str, channels)), ', '.join(map(str, strides))))
+        rows.append((name, config['type'], config['arch'], config['attn_types'], ', '.join(
+            map(str, channels)), ', '.join(map(str, strides))))
     return rows
 
 

@@ -8,15 +8,18 @@ from .trial import fixed_size
 
 #: What a pipeline is left with: the transforms that load.
 _LOADING = ('LoadImageFromFile', 'LoadAnnotations', 'LoadPanopticAnnotations')
+#: Hooks that change a pipeline which is not there.
+_SWITCHES = ('YOLOXModeSwitchHook', 'PipelineSwitchHook')
 _META = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')
 
 
-def on_builtin_data(cfg: Config, root: str, size: Tuple[int, int] = (160, 192), batch: int = 2) -> Config:
+def on_builtin_data(cfg: Config, root: str, size: Tuple[int, int] = (160, 192),
+                    batch: int = 2) -> Config:
     """Return ``cfg`` for one epoch on the built-in data in COCO's layout.
 
-    The model, the optimizer, the schedule and the hooks stay as they are, except that mixed precision is
-    off, images are not resized in batches, and detections of every score count: a detector that has seen a
-    few images has no others.
+    The model, the optimizer, the schedule and the hooks stay as they are, except that mixed
+    precision is off, augmentations are left out with the hooks that switch them, and detections of
+    every score count: a detector that has seen a few images has no others.
 
     Args:
         cfg: config of a detector for COCO 2017, whose files are below ``data/coco/``.
@@ -24,18 +27,21 @@ def on_builtin_data(cfg: Config, root: str, size: Tuple[int, int] = (160, 192), 
         size: height and width of the images in pixels, unless the detector is built for one size.
         batch: images per step.
     """
-    cfg = Config(_moved(cfg.to_dict(), f'{root.rstrip("/")}/'))
+    cfg = Config({
+        name: value
+        for name, value in _moved(cfg.to_dict(), f'{root.rstrip("/")}/').items()
+        if not name.startswith(('test_', 'tta_'))
+    })
     size = fixed_size(cfg.model) or size
     for phase in ('train', 'val'):
         loader = cfg[f'{phase}_dataloader']
-        dataset = next(node for _, node in walk({'': loader}, '') if isinstance(node, dict) and 'ann_file' in node)
+        dataset = next(node for _, node in walk({'': loader}, '')
+                       if isinstance(node, dict) and 'ann_file' in node)
         pipeline = _loading(loader) + [dict(type='Resize', scale=size[::-1], keep_ratio=False)]
         pipeline += [dict(type='PackDetInputs', **({'meta_keys': _META} if phase == 'val' else {}))]
-        cfg[f'{phase}_dataloader'] = dict(
-            batch_size=batch, num_workers=0, sampler=dict(type='DefaultSampler', shuffle=phase == 'train'),
-            dataset=dict(dataset, pipeline=pipeline))
-    for name in [name for name in cfg if name.startswith(('test_', 'tta_'))]:
-        del cfg[name]
+        sampler = dict(type='DefaultSampler', shuffle=phase == 'train')
+        cfg[f'{phase}_dataloader'] = dict(batch_size=batch, num_workers=0, sampler=sampler,
+                                          dataset=dict(dataset, pipeline=pipeline))
     evaluators = cfg.val_evaluator if isinstance(cfg.val_evaluator, list) else [cfg.val_evaluator]
     for evaluator in evaluators:
         if evaluator.type == 'CocoPanopticMetric':
@@ -43,7 +49,9 @@ def on_builtin_data(cfg: Config, root: str, size: Tuple[int, int] = (160, 192), 
     cfg.train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=1, val_interval=2)
     cfg.val_cfg = dict(type='ValLoop')
     cfg.log_processor = dict(type='LogProcessor', window_size=1, by_epoch=True)
-    cfg.default_hooks.update(checkpoint=None, visualization=None)
+    cfg.custom_hooks = [hook for hook in cfg.get('custom_hooks') or [] if hook.type not in _SWITCHES]
+    cfg.default_hooks.checkpoint = None
+    cfg.default_hooks.pop('visualization', None)
     cfg.optim_wrapper.type = 'OptimWrapper'
     for name in ('loss_scale', 'dtype'):
         cfg.optim_wrapper.pop(name, None)
@@ -63,7 +71,8 @@ def _moved(node: Any, root: str) -> Any:
         return {key: _moved(value, root) for key, value in node.items()}
     if isinstance(node, (list, tuple)):
         return type(node)(_moved(value, root) for value in node)
-    return root + node[len('data/coco/'):] if isinstance(node, str) and node.startswith('data/coco/') else node
+    return root + node[len('data/coco/'):] if isinstance(
+        node, str) and node.startswith('data/coco/') else node
 
 
 def _loading(loader: Dict[str, Any]) -> List[Dict[str, Any]]:

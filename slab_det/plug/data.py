@@ -17,17 +17,22 @@ def adapt_preprocessor(model: Dict[str, Any], note: Callable[..., None]) -> None
         return
     kind = MODELS.get(preprocessor.get('type', ''))
     if kind is None or not issubclass(kind, ImgDataPreprocessor):
-        note('model.data_preprocessor', f'is a {preprocessor.get("type")}: see that images reach the backbone in RGB, '
-             f'with mean {MEAN} and std {STD}', left=True)
+        note(
+            'model.data_preprocessor',
+            f'is a {preprocessor.get("type")}: see that images reach the backbone in RGB, '
+            f'with mean {MEAN} and std {STD}', left=True)
         return
-    found = (list(preprocessor.get('mean') or []), list(preprocessor.get('std') or []),
-             bool(preprocessor.get('bgr_to_rgb')), bool(preprocessor.get('rgb_to_bgr')))
+    found = (list(preprocessor.get('mean') or []), list(
+        preprocessor.get('std') or []), bool(
+            preprocessor.get('bgr_to_rgb')), bool(preprocessor.get('rgb_to_bgr')))
     if found == (MEAN, STD, True, False):
         return
     preprocessor.update(mean=MEAN, std=STD, bgr_to_rgb=True)
     preprocessor.pop('rgb_to_bgr', None)
-    note('model.data_preprocessor', "ImageNet's mean and std on RGB, as the transformers are trained; before: "
-         + _words(*found[:3]))
+    note(
+        'model.data_preprocessor',
+        "ImageNet's mean and std on RGB, as the transformers are trained; before: " +
+        _words(*found[:3]))
 
 
 def _words(mean, std, rgb) -> str:

@@ -1,4 +1,5 @@
-"""The detector that a backbone is plugged into: its config, and the maps that its backbone returns."""
+"""The detector that a backbone is plugged into: its config, and the maps that its backbone "
+"returns."""
 import difflib
 import os
 import tempfile
@@ -34,13 +35,14 @@ def find_config(config: str) -> str:
         return config
     package, name = config.split('::', 1)
     if not is_installed(package):
-        raise InputError(f'config {config}: no package {package} is installed; install it or give a path')
+        raise InputError(
+            f'config {config}: no package {package} is installed; install it or give a path')
     folder = Path(get_installed_path(package)) / '.mim' / 'configs'
     path = folder / name
     if not path.is_file():
         names = [str(file.relative_to(folder)) for file in folder.rglob('*.py')]
         near = difflib.get_close_matches(name, names, n=1, cutoff=0.0)
-        hint = f': the nearest is {package}::{near[0]}' if near else ', it brings no configs: give a path'
+        hint = f': the nearest is {package}::{near[0]}' if near else ', it has no configs: give a path'
         raise InputError(f'config {config} is not in {package}{hint}')
     return str(path)
 
@@ -56,26 +58,38 @@ def load_detector(config: str) -> Config:
     if not isinstance(model, dict) or 'type' not in model:
         raise InputError(f'config {config} has no model: give a whole detection config')
     if not isinstance(model['type'], str):
-        raise InputError(f"config {config} is written in mmengine's pure Python style, from which a text config "
-                         'cannot inherit: give the config of the same name in text style, such as mmdet::NAME')
+        raise InputError(
+            f"config {config} is written in mmengine's pure Python style, from which a text config "
+            'cannot inherit: give the config of the same name in text style, such as mmdet::NAME')
     if not isinstance(model.get('backbone'), dict):
-        inner = [path for path, node in walk(model, 'model') if isinstance(node, dict)
-                 and path.endswith('.backbone') and 'type' in node]
+        inner = [
+            path for path, node in walk(model, 'model')
+            if isinstance(node, dict) and path.endswith('.backbone') and 'type' in node
+        ]
         if inner:
-            raise InputError(f'config {config} wraps a detector, whose backbone is {inner[0]}: plug the config of '
-                             'that detector and let this one inherit it')
-        raise InputError(f'config {config} has no model.backbone, there is nothing to replace: give the config of a '
-                         'detector')
-    others = [path for path, node in walk(model, 'model') if isinstance(node, dict)
-              and path.rsplit('.', 1)[-1].endswith('backbone') and path != 'model.backbone']
+            raise InputError(
+                f'config {config} wraps a detector, whose backbone is {inner[0]}: plug the config '
+                'of '
+                'that detector and let this one inherit it')
+        raise InputError(
+            f'config {config} has no model.backbone, there is nothing to replace: give the config '
+            'of a '
+            'detector')
+    others = [
+        path for path, node in walk(model, 'model') if isinstance(node, dict) and
+        path.rsplit('.', 1)[-1].endswith('backbone') and path != 'model.backbone'
+    ]
     if others:
-        raise InputError(f'config {config} has a second backbone, {others[0]}, that works together with the first: '
-                         'it cannot take another one')
+        raise InputError(
+            f'config {config} has a second backbone, {others[0]}, that works together with the '
+            'first: '
+            'it cannot take another one')
     return cfg
 
 
 def _inherited(config: str) -> Config:
-    """Load ``PACKAGE::NAME`` as a config that inherits it sees it: with the scope of the package."""
+    """Load ``PACKAGE::NAME`` as a config that inherits it sees it: with the scope of the "
+    "package."""
     load_config(find_config(config))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / 'inherits.py'
@@ -97,13 +111,17 @@ def measure(backbone: Dict[str, Any], config: str) -> Maps:
             net.eval()  # mmdet's ResNet returns nothing here
             outputs = net(torch.zeros(1, 3, SIDE, SIDE))
     except Exception as error:  # whatever a module raises about its arguments
-        raise InputError(f'the backbone {backbone.get("type")} of {config} cannot be run to see which maps it returns: '
-                         f'{reason(error)}') from error
+        raise InputError(
+            f'the backbone {backbone.get("type")} of {config} cannot be run to see which maps it '
+            'returns: '
+            f'{reason(error)}') from error
     outputs = [outputs] if torch.is_tensor(outputs) else outputs
     if not isinstance(outputs, (list, tuple)) or not all(
             torch.is_tensor(one) and one.dim() == 4 for one in outputs):
-        raise InputError(f'the backbone {backbone.get("type")} of {config} does not return one map per scale: this '
-                         'detector cannot take another backbone')
+        raise InputError(
+            f'the backbone {backbone.get("type")} of {config} does not return one map per scale: '
+            'this '
+            'detector cannot take another backbone')
     return Maps(tuple(one.shape[1] for one in outputs),
                 tuple(round(SIDE / one.shape[2]) for one in outputs))
 

@@ -14,14 +14,15 @@ _SCALES = (4, 2, 1, 0.5)
 PYRAMID_CHANNELS = 256
 
 
-def adapt_levels(model: Dict[str, Any], old: Maps, new: Maps, config: str, note: Note) -> Dict[str, Any]:
+def adapt_levels(model: Dict[str, Any], old: Maps, new: Maps, config: str,
+                 note: Note) -> Dict[str, Any]:
     """Make ``model`` read the maps of another backbone, in place.
 
     Every map keeps its stride: the new backbone returns the stages of the strides that the old one
     returned, less those that the neck leaves out (``start_level``). A backbone of one scale gets
-    a :class:`~slab_det.necks.SimpleFPN` in place of an FPN and before any other neck. Channels are set
-    where the neck, or without one the heads, name those of the old maps, in the same order or reversed;
-    also in heads behind a neck that passes the maps on, as SSD's does.
+    a :class:`~slab_det.necks.SimpleFPN` in place of an FPN and before any other neck. Channels are
+    set where the neck, or without one the heads, name those of the old maps, in the same order or
+    reversed; also in heads behind a neck that passes the maps on, as SSD's does.
 
     Args:
         model: config of the model; its backbone is left alone.
@@ -37,8 +38,10 @@ def adapt_levels(model: Dict[str, Any], old: Maps, new: Maps, config: str, note:
         InputError: a map is wanted that the new backbone does not have.
     """
     if list(old.strides) != sorted(set(old.strides)):
-        raise InputError(f'the {model["type"]} of {config} reads maps of strides {_and(old.strides)}, which are no '
-                         'pyramid: it cannot take this backbone')
+        raise InputError(
+            f'the {model["type"]} of {config} reads maps of strides {_and(old.strides)}, which '
+            'are no '
+            'pyramid: it cannot take this backbone')
     skipped = _skip_first_levels(model, old, note)
     wanted = old.strides[skipped:]
     channels = dict(zip(new.strides, new.channels))
@@ -53,7 +56,9 @@ def adapt_levels(model: Dict[str, Any], old: Maps, new: Maps, config: str, note:
     _check_strides(wanted, new.strides, model, config)
     _replace(model, old.channels, [channels[stride] for stride in wanted], note)
     stages = [new.strides.index(stride) for stride in wanted]
-    return {} if stages == list(range(len(new.strides))) or single else {'out_indices': tuple(stages)}
+    return {} if stages == list(range(len(new.strides))) or single else {
+        'out_indices': tuple(stages)
+    }
 
 
 def first_neck(model: Dict[str, Any]) -> Optional[Dict[str, Any]]:
@@ -71,8 +76,10 @@ def _skip_first_levels(model: Dict[str, Any], old: Maps, note: Note) -> int:
     neck['start_level'] = 0
     if neck.get('end_level', -1) > 0:
         neck['end_level'] -= skipped
-    note(_neck_path(model) + '.start_level', f'the first {skipped} of the {len(old.strides)} maps, which the neck leaves '
-         'out, are not computed')
+    note(
+        _neck_path(model) + '.start_level',
+        f'the first {skipped} of the {len(old.strides)} maps, which the neck leaves '
+        'out, are not computed')
     return skipped
 
 
@@ -91,7 +98,11 @@ def _replace(model: Dict[str, Any], old: Sequence[int], new: List[int], note: No
             reader['in_channels'], found = new[-1], True
     if not found:
         path = _neck_path(model) if reader is not None else 'model'
-        note(path, f'names no channels {_and(old)} of the maps that it reads: see that it takes {_and(new)}', left=True)
+        note(
+            path,
+            f'names no channels {_and(old)} of the maps that it reads: see that it takes '
+            f'{_and(new)}',
+            left=True)
 
 
 def _replace_in(part: Any, old: Sequence[int], new: List[int], keys: Sequence[str]) -> bool:
@@ -130,18 +141,22 @@ def _settings(node: Any, path: str) -> Iterator[Tuple[str, Any, Any, Any]]:
 
 def _simple_fpn(model: Dict[str, Any], wanted: Sequence[int], new: Maps,
                 note: Note) -> Tuple[Dict[str, Any], bool]:
-    """Return the config of a SimpleFPN with the strides ``wanted``, and whether it replaces the neck."""
+    """Return the config of a SimpleFPN with the strides ``wanted``, and whether it replaces the "
+    "neck."""
     scales = tuple(scale for scale in _SCALES if new.strides[0] / scale in wanted)
     neck = first_neck(model)
     replaces = neck is not None and neck['type'] == 'FPN'
-    config = dict(type='SimpleFPN', in_channels=new.channels[0], out_channels=PYRAMID_CHANNELS, scales=scales,
-                  num_outs=len(scales))
+    config = dict(type='SimpleFPN', in_channels=new.channels[0], out_channels=PYRAMID_CHANNELS,
+                  scales=scales, num_outs=len(scales))
     if replaces:
         config.update(out_channels=neck['out_channels'], num_outs=neck['num_outs'])
         note(_neck_path(model), f'the levels are made of the one map of stride {new.strides[0]}')
     else:
-        note('model.neck', f'SimpleFPN makes the maps that {"the neck" if neck else "the heads"} read of the one map of '
-             f'stride {new.strides[0]}')
+        note(
+            'model.neck',
+            f'SimpleFPN makes the maps that {"the neck" if neck else "the heads"} read of the one '
+            'map of '
+            f'stride {new.strides[0]}')
     return config, replaces
 
 
@@ -152,12 +167,15 @@ def _put_first(model: Dict[str, Any], neck: Dict[str, Any], replaces: bool) -> N
     model['neck'] = necks if len(necks) > 1 else neck
 
 
-def _check_strides(wanted: Sequence[int], there: Sequence[float], model: Dict[str, Any], config: str) -> None:
+def _check_strides(wanted: Sequence[int], there: Sequence[float], model: Dict[str, Any],
+                   config: str) -> None:
     missing = [stride for stride in wanted if stride not in there]
     if missing:
-        raise InputError(f'the {model["type"]} of {config} reads a map of stride {_and(missing)}, but the backbone has '
-                         f'maps of strides {_and(sorted(int(stride) for stride in there))}: it cannot take this '
-                         'backbone')
+        raise InputError(
+            f'the {model["type"]} of {config} reads a map of stride {_and(missing)}, but the '
+            'backbone has '
+            f'maps of strides {_and(sorted(int(stride) for stride in there))}: it cannot take this '
+            'backbone')
 
 
 def _neck_path(model: Dict[str, Any]) -> str:

@@ -67,8 +67,9 @@ def make_plan(cfg: Config, backbone: Dict[str, Any], config: str,
     try:
         adapt_training(after, net, note)
     except Exception as error:  # whatever a module raises about its arguments
-        raise InputError(f'the {cfg.model.type} of {config} cannot be built with this backbone: {reason(error)}'
-                         f'{not_adapted(notes)}') from error
+        raise InputError(
+            f'the {cfg.model.type} of {config} cannot be built with this backbone: {reason(error)}'
+            f'{not_adapted(notes)}') from error
     _import_package(after)
     return Plan(before, after, notes)
 
@@ -88,19 +89,26 @@ def _weights(backbone: Dict[str, Any], init_cfg: Dict[str, Any], note) -> Dict[s
     net.init_weights()
     norms = prepbn_modules(net)
     if norms and not any(float(norm.ratio) for norm in norms):
-        note('model.backbone.norm_eval', 'the checkpoint is a finished PRepBN network (ratio 0), whose BatchNorm '
-             'statistics stay as they are, as its authors do')
+        note(
+            'model.backbone.norm_eval',
+            'the checkpoint is a finished PRepBN network (ratio 0), whose BatchNorm '
+            'statistics stay as they are, as its authors do')
         return dict(init_cfg=init_cfg, norm_eval=True)
     return dict(init_cfg=init_cfg)
 
 
 def _forget(backbone: Dict[str, Any], note) -> None:
     """Name the habits of the old backbone that do not come along."""
-    habits = [f'{key}={backbone[key]!r}' for key in ('frozen_stages', 'norm_eval', 'dcn', 'plugins', 'with_cp')
-              if backbone.get(key) not in (None, False, -1)]
+    habits = [
+        f'{key}={backbone[key]!r}'
+        for key in ('frozen_stages', 'norm_eval', 'dcn', 'plugins', 'with_cp')
+        if backbone.get(key) not in (None, False, -1)
+    ]
     if habits:
-        note('model.backbone', f'{", ".join(habits)} of the {backbone["type"]} are not taken over: every stage '
-             'trains, and so do its norms')
+        note(
+            'model.backbone',
+            f'{", ".join(habits)} of the {backbone["type"]} are not taken over: every stage '
+            'trains, and so do its norms')
 
 
 def _import_package(cfg: Dict[str, Any]) -> None:

@@ -15,7 +15,7 @@ from ..layers import PRepBN, prepbn_modules
 
 Note = Callable[..., None]
 
-#: Learning rate of AdamW for a batch of BATCH images; it grows in proportion, as mmengine scales it.
+#: Learning rate of AdamW for a batch of BATCH images; it grows in proportion, as mmengine's does.
 LR, BATCH = 1e-4, 16
 _ADAM = ('Adam', 'AdamW')
 _NORMS = (_BatchNorm, nn.LayerNorm, nn.GroupNorm)
@@ -35,8 +35,11 @@ def adapt_training(cfg: Dict[str, Any], net: SLABBackbone, note: Note) -> None:
         _adapt_paramwise(wrapper, cfg['model'], net, note)
         _adapt_schedule(cfg, scale, note)
     else:
-        note('optim_wrapper', f'is not there: use AdamW with lr={LR:g} for {BATCH} images, weight_decay=0.05, and none '
-             'on norms', left=True)
+        note(
+            'optim_wrapper',
+            f'is not there: use AdamW with lr={LR:g} for {BATCH} images, weight_decay=0.05, and '
+            'none '
+            'on norms', left=True)
     _adapt_hooks(cfg, net)
     if cfg.get('load_from'):
         note('load_from', 'is a checkpoint with the old backbone')
@@ -50,7 +53,8 @@ def _adapt_optimizer(cfg: Dict[str, Any], wrapper: Dict[str, Any], note: Note) -
     images = (cfg.get('auto_scale_lr') or {}).get('base_batch_size', BATCH)
     rule = LR * images / BATCH
     because = f'{LR:g} for {BATCH} images' + (
-        '' if images == BATCH else f', in proportion to the {images} of auto_scale_lr.base_batch_size')
+        ''
+        if images == BATCH else f', in proportion to the {images} of auto_scale_lr.base_batch_size')
     if optimizer['type'] in _ADAM and lr is not None:
         if lr <= rule or _backbone_rate(wrapper) < 1:
             return 1.0
@@ -58,7 +62,8 @@ def _adapt_optimizer(cfg: Dict[str, Any], wrapper: Dict[str, Any], note: Note) -
         note('optim_wrapper.optimizer.lr', because)
     else:
         wrapper['optimizer'] = dict(type='AdamW', lr=rule, betas=(0.9, 0.999), weight_decay=0.05)
-        note('optim_wrapper.optimizer', f'{because}; {optimizer["type"]} does not train transformers well')
+        note('optim_wrapper.optimizer',
+             f'{because}; {optimizer["type"]} does not train transformers well')
     return rule / lr if lr else 1.0
 
 
@@ -67,12 +72,14 @@ def _backbone_rate(wrapper: Dict[str, Any]) -> float:
     return keys.get('backbone', {}).get('lr_mult', 1.0)
 
 
-def _adapt_paramwise(wrapper: Dict[str, Any], model: Dict[str, Any], net: SLABBackbone, note: Note) -> None:
+def _adapt_paramwise(wrapper: Dict[str, Any], model: Dict[str, Any], net: SLABBackbone,
+                     note: Note) -> None:
     """Take weight decay from norms and positional encodings."""
     constructor = wrapper.get('constructor', 'DefaultOptimWrapperConstructor')
     options = wrapper.get('paramwise_cfg') or {}
     if constructor != 'DefaultOptimWrapperConstructor':
-        note('optim_wrapper.constructor', f'{constructor} knows the old backbone by the names of its layers')
+        note('optim_wrapper.constructor',
+             f'{constructor} knows the old backbone by the names of its layers')
         del wrapper['constructor']
         options = {}
     keys = dict(options.get('custom_keys') or {})
@@ -80,7 +87,8 @@ def _adapt_paramwise(wrapper: Dict[str, Any], model: Dict[str, Any], net: SLABBa
         note('optim_wrapper.paramwise_cfg.custom_keys', f'{key!r} names a part of the old backbone')
         del keys[key]
     if 'bias_lr_mult' in options:
-        note('optim_wrapper.paramwise_cfg.bias_lr_mult', 'is a habit of SGD and would also reach the biases of the '
+        note('optim_wrapper.paramwise_cfg.bias_lr_mult',
+             'is a habit of SGD and would also reach the biases of the '
              'backbone')
     options = {key: value for key, value in options.items() if key != 'bias_lr_mult'}
     free = _no_decay(net)
@@ -95,7 +103,12 @@ def _adapt_paramwise(wrapper: Dict[str, Any], model: Dict[str, Any], net: SLABBa
                               longer_than='backbone' if habit is not None else ''):
         # The longest key that is part of a name counts, and it alone.
         keys[key] = {**(habit or {}), 'decay_mult': 0.0}
-    wrapper['paramwise_cfg'] = {**options, 'norm_decay_mult': 0.0, **({'custom_keys': keys} if keys else {})}
+    wrapper['paramwise_cfg'] = {
+        **options, 'norm_decay_mult': 0.0,
+        **({
+            'custom_keys': keys
+        } if keys else {})
+    }
 
 
 def _no_decay(net: SLABBackbone) -> set:
@@ -114,17 +127,23 @@ def _is_torch_norm(net: nn.Module, parameter: str) -> bool:
 def _parameters(model: Dict[str, Any]) -> List[str]:
     """Return the names of the model's parameters; none are drawn."""
     with BASE_MODELS.switch_scope_and_registry('mmdet'), torch.random.fork_rng(devices=[]):
-        return [name for name, _ in revert_sync_batchnorm(MODELS.build(ConfigDict(deepcopy(model)))).named_parameters()]
+        return [
+            name for name, _ in revert_sync_batchnorm(MODELS.build(ConfigDict(deepcopy(
+                model)))).named_parameters()
+        ]
 
 
 def _covering_keys(names: List[str], others: List[str], longer_than: str) -> List[str]:
     """Return a few parts of ``names`` such that every name holds one, and none of ``others`` does.
 
-    Every key is longer than ``longer_than``, because the longest key that fits is the one that counts.
+    Every key is longer than ``longer_than``, because of the keys that fit the longest counts.
     """
     candidates = {key for name in names for key in _parts(name) if len(key) > len(longer_than)}
-    candidates = {key: {name for name in names if key in name} for key in sorted(candidates)
-                  if not any(key in other for other in others)}
+    candidates = {
+        key: {name
+              for name in names if key in name}
+        for key in sorted(candidates) if not any(key in other for other in others)
+    }
     keys: List[str] = []
     left = set(names)
     while left:
@@ -135,11 +154,16 @@ def _covering_keys(names: List[str], others: List[str], longer_than: str) -> Lis
 
 
 def _parts(name: str) -> List[str]:
-    """Return runs of whole parts of a parameter's name, also without the number that they end with."""
+    """Return runs of whole parts of a parameter's name, also without the number that they end "
+    "with."""
     words = name.split('.')
-    runs = [('.' if start else '') + '.'.join(words[start:end])
-            for end in range(1, len(words) + 1) for start in range(end)]
-    return [*runs, *(run.rstrip('0123456789') for run in runs if run[-1].isdigit() and run[-2] not in '.0123456789')]
+    runs = [('.' if start else '') + '.'.join(words[start:end]) for end in range(1,
+                                                                                 len(words) + 1)
+            for start in range(end)]
+    return [
+        *runs, *(run.rstrip('0123456789')
+                 for run in runs if run[-1].isdigit() and run[-2] not in '.0123456789')
+    ]
 
 
 def _adapt_schedule(cfg: Dict[str, Any], scale: float, note: Note) -> None:

@@ -45,8 +45,8 @@ class Trial(NamedTuple):
 def train_one_step(cfg: Config, config: str, size: Tuple[int, int] = SIZE) -> Trial:
     """Build the model of ``cfg`` with its initial weights and train it for one step on the CPU.
 
-    The step is what mmengine's runner does: data preprocessor, losses, gradients, the optimizer of the
-    config with its groups of parameters and clipping. Mixed precision is left out, and so are
+    The step is what mmengine's runner does: data preprocessor, losses, gradients, the optimizer of
+    the config with its groups of parameters and clipping. Mixed precision is left out, and so are
     augmentations of a batch, which resize it.
 
     Raises:
@@ -63,28 +63,37 @@ def train_one_step(cfg: Config, config: str, size: Tuple[int, int] = SIZE) -> Tr
         torch.manual_seed(0)
         model = _attempt(f'the model of {config} cannot be built', _build, model_cfg)
         before = {name: value.detach().clone() for name, value in model.backbone.named_parameters()}
-        losses, idle = _attempt(f'the {cfg.model.type} of {config} cannot be trained with this backbone', _step, model, cfg,
-                          size)
+        losses, idle = _attempt(
+            f'the {cfg.model.type} of {config} cannot be trained with this backbone', _step, model,
+            cfg, size)
     wrong = [f'{name} is {value}' for name, value in losses.items() if not math.isfinite(value)]
-    wrong = wrong or [f'{name} holds infinite numbers after the step' for name, value in model.named_parameters()
-                      if not torch.isfinite(value).all()]
+    wrong = wrong or [
+        f'{name} holds infinite numbers after the step'
+        for name, value in model.named_parameters() if not torch.isfinite(value).all()
+    ]
     if wrong:
-        raise InputError(f'the training step of the {cfg.model.type} of {config} failed: {wrong[0]}')
+        raise InputError(
+            f'the training step of the {cfg.model.type} of {config} failed: {wrong[0]}')
     if all(torch.equal(value, before[name]) for name, value in model.backbone.named_parameters()):
-        raise InputError(f'the {cfg.model.type} of {config} does not train its backbone: no weight of it moved')
+        raise InputError(
+            f'the {cfg.model.type} of {config} does not train its backbone: no weight of it moved')
     millions = sum(value.numel() for value in model.parameters()) / 1e6
     return Trial(losses, time.perf_counter() - start, millions, size, idle)
 
 
 def idle_parameters(backbone: nn.Module) -> List[str]:
     """Return names of trainable parameters without a gradient, outside the branches of PRepBN."""
-    branches = tuple(f'{name}.' for name, module in backbone.named_modules() if isinstance(module, PRepBN))
-    return [name for name, value in backbone.named_parameters()
-            if value.requires_grad and value.grad is None and not (branches and name.startswith(branches))]
+    branches = tuple(
+        f'{name}.' for name, module in backbone.named_modules() if isinstance(module, PRepBN))
+    return [
+        name for name, value in backbone.named_parameters() if value.requires_grad and
+        value.grad is None and not (branches and name.startswith(branches))
+    ]
 
 
 def fixed_size(model: Dict[str, Any]) -> Optional[Tuple[int, int]]:
-    """Return the side of the images that anchors are made for as (height, width), None for any size."""
+    """Return the side of the images that anchors are made for as (height, width), None for any "
+    "size."""
     for path, value in walk(model, 'model'):
         if path.endswith('anchor_generator.input_size'):
             return (value, value) if isinstance(value, int) else tuple(value[::-1])
@@ -92,23 +101,26 @@ def fixed_size(model: Dict[str, Any]) -> Optional[Tuple[int, int]]:
 
 
 def made_up_batch(cfg: Config, size: Tuple[int, int], seed: int = 0) -> Dict[str, list]:
-    """Return a batch as mmdet's data loaders give it, with masks and classes of pixels where they are loaded."""
+    """Return a batch as mmdet's data loaders give it, with masks and classes of pixels where "
+    "they are loaded."""
     from mmdet.testing import demo_mm_inputs
     classes, pixel_classes = class_numbers(cfg.model)
     masks, semantic = _loaded(cfg)
-    data = demo_mm_inputs(BATCH, (3, *size), num_items=[3] * BATCH, num_classes=max(classes, 2), with_mask=masks,
-                          with_semantic=semantic)
+    data = demo_mm_inputs(BATCH, (3, *size), num_items=[3] * BATCH, num_classes=max(classes, 2),
+                          with_mask=masks, with_semantic=semantic)
     generator = torch.Generator().manual_seed(seed)
     for sample in data['data_samples']:
         instances = sample.gt_instances
         instances.labels = torch.randint(classes, instances.labels.shape, generator=generator)
         # Boxes of at least a cell at stride 32, wherever they were drawn.
-        corner = (torch.rand(3, 2, generator=generator) * 0.5 * torch.tensor([size[1], size[0]])).floor()
+        corner = (torch.rand(3, 2, generator=generator) * 0.5 *
+                  torch.tensor([size[1], size[0]])).floor()
         instances.bboxes = torch.cat([corner, corner + torch.tensor([size[1], size[0]]) * 0.4], 1)
         if masks:
             instances.masks = _box_masks(instances.bboxes, size)
         if semantic:
-            sample.gt_sem_seg.sem_seg = torch.randint(pixel_classes, (1, *size), generator=generator)
+            sample.gt_sem_seg.sem_seg = torch.randint(pixel_classes, (1, *size),
+                                                      generator=generator)
     return data
 
 
@@ -117,7 +129,8 @@ def class_numbers(model: Dict[str, Any]) -> Tuple[int, int]:
     found: Dict[str, List[int]] = {}
     for path, value in walk(model, 'model'):
         key = path.rsplit('.', 1)[-1]
-        if key in ('num_classes', 'num_things_classes', 'num_stuff_classes') and isinstance(value, int):
+        if key in ('num_classes', 'num_things_classes', 'num_stuff_classes') and isinstance(
+                value, int):
             found.setdefault(key, []).append(value)
     things = found.get('num_things_classes') or found.get('num_classes') or [1]
     stuff = found.get('num_stuff_classes')
@@ -157,7 +170,8 @@ def _build(model: Dict[str, Any]) -> nn.Module:
     return built
 
 
-def _step(model: nn.Module, cfg: Config, size: Tuple[int, int]) -> Tuple[Dict[str, float], List[str]]:
+def _step(model: nn.Module, cfg: Config, size: Tuple[int,
+                                                     int]) -> Tuple[Dict[str, float], List[str]]:
     wrapper = cfg.optim_wrapper.to_dict()
     wrapper['type'] = 'OptimWrapper'
     for name in ('loss_scale', 'dtype', 'use_fsdp'):  # of mixed precision

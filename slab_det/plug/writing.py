@@ -37,21 +37,25 @@ def override(before: Dict[str, Any], after: Dict[str, Any], path: str = '_base_'
         if key not in before:
             changes[key] = value
         elif before[key] != value:
-            changes[key] = _changed(before[key], value, f'{path}.{key}' if str(key).isidentifier()
-                                    else f'{path}[{key!r}]')
+            changes[key] = _changed(
+                before[key], value,
+                f'{path}.{key}' if str(key).isidentifier() else f'{path}[{key!r}]')
     return changes
 
 
 def changed_settings(before: Any, after: Any, path: str = '') -> Iterator[Tuple[str, Any, Any]]:
-    """Yield (setting, before, after) of every setting that differs; None stands for one that is not there.
+    """Yield (setting, before, after) of every setting that differs; None stands for one that is "
+    "not there.
 
     A dict of another type is one setting, and so are a list and the rules for groups of parameters.
     """
-    if isinstance(before, dict) and isinstance(after, dict) and before.get('type') == after.get('type') and (
-            not path.endswith('paramwise_cfg')):
+    if isinstance(before, dict) and isinstance(
+            after, dict) and before.get('type') == after.get('type') and (
+                not path.endswith('paramwise_cfg')):
         for key in dict.fromkeys([*before, *after]):
             if before.get(key) != after.get(key):
-                yield from changed_settings(before.get(key), after.get(key), f'{path}.{key}' if path else str(key))
+                yield from changed_settings(before.get(key), after.get(key),
+                                            f'{path}.{key}' if path else str(key))
     else:
         yield path, before, after
 
@@ -88,17 +92,20 @@ def _changed_list(before: List[Any], after: List[Any], path: str) -> List[Any]:
 
 
 def _is_list_of_dicts(value: Any) -> bool:
-    return isinstance(value, (list, tuple)) and bool(value) and all(isinstance(one, dict) for one in value)
+    return isinstance(value, (list, tuple)) and bool(value) and all(
+        isinstance(one, dict) for one in value)
 
 
 def layout(head: str, value: Any, indent: int, tail: str = '') -> List[str]:
     """Return lines of Python code for ``head`` and ``value``, broken where they are too long."""
     line = ' ' * indent + head + _code(value) + tail
-    if len(line) <= WIDTH - 20 and not head.startswith('model') or not isinstance(value, (dict, list, tuple)) or not value:
+    if len(line) <= WIDTH - 20 and not head.startswith('model') or not isinstance(
+            value, (dict, list, tuple)) or not value:
         return [line]
     if isinstance(value, dict):
         opening, closing = ('dict(', ')') if _identifiers(value) else ('{', '}')
-        entries = [(f'{key}=' if opening == 'dict(' else f'{key!r}: ', one) for key, one in value.items()]
+        entries = [(f'{key}=' if opening == 'dict(' else f'{key!r}: ', one)
+                   for key, one in value.items()]
     else:
         opening, closing = ('[', ']') if isinstance(value, list) else ('(', ')')
         entries = [('', one) for one in value]

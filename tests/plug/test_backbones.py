@@ -12,12 +12,17 @@ GUIDE = Path(__file__).parents[2] / 'docs/plug-in.md'
 HEADER = ('backbone', 'type', 'arch', 'attn_types', 'channels', 'strides')
 
 
-@pytest.mark.parametrize('name, arch, attn', [
-    ('slab-swin-t', 'tiny', 'LLSS'), ('swin-b-prepbn', 'base', 'SSSS'), ('slab-pvt-m', 'medium', 'LLLL'),
-    ('slab-pvt-v2-b3', 'b3', 'LLLL'), ('slab-deit-s', 'small', 'L'), ('slab-cswin-s', 'small', 'LLSS')])
+@pytest.mark.parametrize('name, arch, attn', [('slab-swin-t', 'tiny', 'LLSS'),
+                                              ('swin-b-prepbn', 'base', 'SSSS'),
+                                              ('slab-pvt-m', 'medium', 'LLLL'),
+                                              ('slab-pvt-v2-b3', 'b3', 'LLLL'),
+                                              ('slab-deit-s', 'small', 'L'),
+                                              ('slab-cswin-s', 'small', 'LLSS')])
 def test_a_name_is_family_size_and_attention(name, arch, attn):
     config = backbone_config(name)
-    assert (config['arch'], config['attn_types'], config['norm_cfg']) == (arch, attn, {'type': 'PRepBN'})
+    assert (config['arch'], config['attn_types'], config['norm_cfg']) == (arch, attn, {
+        'type': 'PRepBN'
+    })
 
 
 @pytest.mark.parametrize('spelling', ['slab_pvt_v2_b0', 'slab-pvtv2-b0', 'SLAB-PVT-V2-B0'])
@@ -28,12 +33,15 @@ def test_other_spellings_and_timms_names_mean_the_same(spelling):
 
 def test_every_transformer_of_timms_registry_has_a_name():
     ours = timm.list_models(module='swin') and [
-        name for name in timm.list_models() if timm.models.model_entrypoint(name).__module__.startswith('slab_det.')]
+        name for name in timm.list_models()
+        if timm.models.model_entrypoint(name).__module__.startswith('slab_det.')
+    ]
     assert len(known_backbones()) == len(ours) > 20
 
 
 def test_an_unknown_name_is_answered_with_the_nearest():
-    with pytest.raises(InputError, match='--backbone slab-swn-t is not known: the nearest is slab-swin-t'):
+    with pytest.raises(InputError,
+                       match='--backbone slab-swn-t is not known: the nearest is slab-swin-t'):
         backbone_config('slab-swn-t')
 
 
@@ -43,11 +51,13 @@ def test_attention_that_does_not_fit_is_refused():
     assert backbone_config('slab-swin-t', 'ln', 'ssss')['attn_types'] == 'SSSS'
 
 
-@pytest.mark.parametrize('name', ['slab-swin-t', 'slab-pvt-t', 'slab-pvt-v2-b0', 'slab-deit-t', 'slab-cswin-t'])
+@pytest.mark.parametrize(
+    'name', ['slab-swin-t', 'slab-pvt-t', 'slab-pvt-v2-b0', 'slab-deit-t', 'slab-cswin-t'])
 def test_the_table_tells_what_the_built_backbone_returns(name):
     row = next(row for row in table_rows() if row[0] == name)
     maps = maps_of(build(backbone_config(name)))
-    assert row[4:] == (', '.join(str(one[1]) for one in maps), ', '.join(str(one[2]) for one in maps))
+    assert row[4:] == (', '.join(str(one[1]) for one in maps), ', '.join(
+        str(one[2]) for one in maps))
 
 
 def test_the_guide_holds_the_table():

@@ -15,8 +15,9 @@ from .tiny import BACKBONE, DETECTOR
 @pytest.fixture(scope='module')
 def plain():
     cfg = Config.fromstring(DETECTOR, '.py').to_dict()
-    cfg['model'].update(backbone=BACKBONE, neck=dict(type='FPN', in_channels=[32, 64, 128, 256], out_channels=16, num_outs=4,
-                                                     norm_cfg=dict(type='BN')))
+    cfg['model'].update(
+        backbone=BACKBONE, neck=dict(type='FPN', in_channels=[32, 64, 128, 256], out_channels=16,
+                                     num_outs=4, norm_cfg=dict(type='BN')))
     return cfg
 
 
@@ -24,7 +25,8 @@ def adapt(cfg, **changes):
     cfg = deepcopy(cfg)
     cfg.update(changes)
     notes = []
-    adapt_training(cfg, build(cfg['model']['backbone']), lambda path, text, left=False: notes.append((path, left)))
+    adapt_training(cfg, build(cfg['model']['backbone']),
+                   lambda path, text, left=False: notes.append((path, left)))
     return cfg, notes
 
 
@@ -33,12 +35,16 @@ def groups(cfg):
     model = MODELS.build(ConfigDict(deepcopy(cfg['model'])))
     names = {value: name for name, value in model.named_parameters()}
     wrapper = build_optim_wrapper(model, ConfigDict(deepcopy(cfg['optim_wrapper'])))
-    return {names[group['params'][0]]: (group['lr'], group['weight_decay']) for group in wrapper.optimizer.param_groups}
+    return {
+        names[group['params'][0]]: (group['lr'], group['weight_decay'])
+        for group in wrapper.optimizer.param_groups
+    }
 
 
 def test_sgd_becomes_adamw_in_proportion_to_the_batch_and_the_rest_of_the_wrapper_stays(plain):
     cfg, notes = adapt(plain)
-    assert cfg['optim_wrapper']['optimizer'] == dict(type='AdamW', lr=2e-4, betas=(0.9, 0.999), weight_decay=0.05)
+    assert cfg['optim_wrapper']['optimizer'] == dict(type='AdamW', lr=2e-4, betas=(0.9, 0.999),
+                                                     weight_decay=0.05)
     assert cfg['optim_wrapper']['clip_grad'] == dict(max_norm=35)
     # eta_min is still a tenth of the rate.
     assert cfg['param_scheduler'][1]['eta_min'] == pytest.approx(2e-5)
@@ -49,10 +55,17 @@ def test_sgd_becomes_adamw_in_proportion_to_the_batch_and_the_rest_of_the_wrappe
 def test_norms_and_encodings_take_no_decay_and_all_else_does(plain):
     found = groups(adapt(plain)[0])
     free = {name for name, (_, decay) in found.items() if decay == 0}
-    expected = {name for name in found if 'norm' in name or '.bn.' in name or name.endswith(
-        ('positional_encoding', 'relative_position_bias_table'))}
+    expected = {
+        name
+        for name in found
+        if 'norm' in name or '.bn.' in name or name.endswith(('positional_encoding',
+                                                              'relative_position_bias_table'))
+    }
     assert free == expected and len(free) > 40
-    assert {name for name in free if name.endswith('.eta')} and {name for name in free if name.startswith('neck.')}
+    assert {name
+            for name in free
+            if name.endswith('.eta')} and {name
+                                           for name in free if name.startswith('neck.')}
     assert {rate for rate, _ in found.values()} == {2e-4}
 
 
@@ -61,14 +74,20 @@ def test_a_lower_rate_of_the_backbone_holds_for_its_norms_too(plain, norm):
     cfg = deepcopy(plain)
     cfg['model']['backbone'] = {**BACKBONE, 'norm_cfg': dict(type=norm)}
     optimizer = dict(type='AdamW', lr=4e-4, weight_decay=1e-4)
-    cfg, notes = adapt(cfg, optim_wrapper=dict(optimizer=optimizer, paramwise_cfg=dict(custom_keys={
-        'backbone': dict(lr_mult=0.1, decay_mult=1.0), 'retina_cls': dict(lr_mult=0.5)})))
-    assert cfg['optim_wrapper']['optimizer'] == optimizer  # the rate is above the rule's, but the backbone's is not
+    cfg, notes = adapt(
+        cfg, optim_wrapper=dict(
+            optimizer=optimizer, paramwise_cfg=dict(custom_keys={
+                'backbone': dict(lr_mult=0.1, decay_mult=1.0),
+                'retina_cls': dict(lr_mult=0.5)
+            })))
+    assert cfg['optim_wrapper'][
+        'optimizer'] == optimizer  # the rate is above the rule's, but the backbone's is not
     found = groups(cfg)
     for name, (rate, decay) in found.items():
         factor = 0.1 if name.startswith('backbone.') else 0.5 if 'retina_cls' in name else 1.0
         assert rate == pytest.approx(4e-4 * factor), name
-        free = 'norm' in name or '.bn.' in name or name.endswith(('positional_encoding', 'bias_table'))
+        free = 'norm' in name or '.bn.' in name or name.endswith(
+            ('positional_encoding', 'bias_table'))
         assert decay == (0 if free else 1e-4), name
     assert len(cfg['optim_wrapper']['paramwise_cfg']['custom_keys']) < 12
 
@@ -76,23 +95,28 @@ def test_a_lower_rate_of_the_backbone_holds_for_its_norms_too(plain, norm):
 def test_an_adamw_that_is_too_fast_for_a_transformer_is_slowed_down(plain):
     def wrapper(rate):
         return dict(optimizer=dict(type='AdamW', lr=rate, weight_decay=0.05))
+
     cfg, notes = adapt(plain, optim_wrapper=wrapper(4e-3))
-    assert cfg['optim_wrapper']['optimizer']['lr'] == 2e-4 and ('optim_wrapper.optimizer.lr', False) in notes
+    assert cfg['optim_wrapper']['optimizer']['lr'] == 2e-4 and ('optim_wrapper.optimizer.lr',
+                                                                False) in notes
     assert cfg['param_scheduler'][1]['eta_min'] == pytest.approx(5e-5)
     assert adapt(plain, optim_wrapper=wrapper(1e-5))[0]['optim_wrapper']['optimizer']['lr'] == 1e-5
 
 
 def test_habits_tied_to_the_old_backbone_or_to_sgd_are_named_and_dropped(plain):
     wrapper = plain['optim_wrapper']
-    options = dict(bias_lr_mult=2.0, bias_decay_mult=0.0, custom_keys={'backbone.layer1': dict(lr_mult=0.5)})
+    options = dict(bias_lr_mult=2.0, bias_decay_mult=0.0,
+                   custom_keys={'backbone.layer1': dict(lr_mult=0.5)})
     cfg, notes = adapt(plain, optim_wrapper=dict(wrapper, paramwise_cfg=options))
     kept = cfg['optim_wrapper']['paramwise_cfg']
     assert 'bias_lr_mult' not in kept and kept['bias_decay_mult'] == 0.0
     assert 'backbone.layer1' not in kept['custom_keys']
-    assert {'optim_wrapper.paramwise_cfg.bias_lr_mult', 'optim_wrapper.paramwise_cfg.custom_keys'} <= dict(notes).keys()
+    assert {'optim_wrapper.paramwise_cfg.bias_lr_mult',
+            'optim_wrapper.paramwise_cfg.custom_keys'} <= dict(notes).keys()
     options = dict(decay_rate=0.8, decay_type='layer_wise', num_layers=12)
-    cfg, notes = adapt(plain, optim_wrapper=dict(
-        wrapper, constructor='LearningRateDecayOptimizerConstructor', paramwise_cfg=options))
+    cfg, notes = adapt(
+        plain, optim_wrapper=dict(wrapper, constructor='LearningRateDecayOptimizerConstructor',
+                                  paramwise_cfg=options))
     assert cfg['optim_wrapper'].keys() == {'type', 'optimizer', 'clip_grad', 'paramwise_cfg'}
     assert cfg['optim_wrapper']['paramwise_cfg'].keys() == {'norm_decay_mult', 'custom_keys'}
     assert 'optim_wrapper.constructor' in dict(notes)

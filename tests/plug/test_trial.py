@@ -22,19 +22,23 @@ def test_a_detector_trains_and_the_caller_keeps_its_random_numbers(cfg):
     state = torch.get_rng_state()
     trial = train_one_step(cfg, 'some.py', (64, 96))
     assert torch.equal(torch.get_rng_state(), state)
-    assert trial.losses['loss'] == pytest.approx(trial.losses['loss_cls'] + trial.losses['loss_bbox'])
+    assert trial.losses['loss'] == pytest.approx(trial.losses['loss_cls'] +
+                                                 trial.losses['loss_bbox'])
     assert trial.size == (64, 96) and trial.idle == []
 
 
 def test_a_neck_that_does_not_fit_is_refused(cfg):
     cfg.model.neck.in_channels = [64, 128, 100]
-    with pytest.raises(InputError, match='the RetinaNet of some.py cannot be trained with this backbone: RuntimeError'):
+    with pytest.raises(
+            InputError,
+            match='the RetinaNet of some.py cannot be trained with this backbone: RuntimeError'):
         train_one_step(cfg, 'some.py', (64, 64))
 
 
 def test_a_loss_that_is_not_finite_is_refused(cfg):
     cfg.model.bbox_head.loss_bbox = dict(type='L1Loss', loss_weight=float('inf'))
-    with pytest.raises(InputError, match='training step of the RetinaNet of some.py failed: .*(nan|inf)'):
+    with pytest.raises(InputError,
+                       match='training step of the RetinaNet of some.py failed: .*(nan|inf)'):
         train_one_step(cfg, 'some.py', (64, 64))
 
 
@@ -58,7 +62,8 @@ def test_branches_of_prepbn_may_be_without_a_gradient():
 
 
 def test_classes_and_sizes_come_from_the_config():
-    assert class_numbers(dict(bbox_head=dict(num_classes=7), semantic_head=dict(num_classes=183))) == (7, 183)
+    assert class_numbers(dict(bbox_head=dict(num_classes=7),
+                              semantic_head=dict(num_classes=183))) == (7, 183)
     assert class_numbers(dict(head=dict(num_things_classes=80, num_stuff_classes=53))) == (80, 133)
     assert fixed_size(dict(bbox_head=dict(anchor_generator=dict(input_size=300)))) == (300, 300)
     assert fixed_size(dict(bbox_head=dict(anchor_generator=dict(strides=[8])))) is None
@@ -67,7 +72,8 @@ def test_classes_and_sizes_come_from_the_config():
 def test_masks_and_classes_of_pixels_are_made_where_they_are_loaded(cfg):
     sample = made_up_batch(cfg, (64, 64))['data_samples'][0]
     assert 'masks' not in sample.gt_instances and 'gt_sem_seg' not in sample
-    cfg.train_dataloader = dict(dataset=dict(dataset=dict(pipeline=[dict(type='LoadPanopticAnnotations')])))
+    cfg.train_dataloader = dict(dataset=dict(dataset=dict(
+        pipeline=[dict(type='LoadPanopticAnnotations')])))
     sample = made_up_batch(cfg, (64, 80))['data_samples'][0]
     assert sample.gt_instances.masks.masks.shape == (3, 64, 80)
     boxes = sample.gt_instances.masks.get_bboxes('hbox').tensor

@@ -5,10 +5,12 @@ import pytest
 from slab_det.plug.writing import changed_settings, config_text, override
 
 BASE = dict(
-    model=dict(type='A', backbone=dict(type='ResNet', depth=50), neck=dict(type='FPN', in_channels=[1, 2], num_outs=5)),
-    necks=[dict(type='FPN', channels=[1, 2]), dict(type='BFP', level=2)],
-    hooks=[dict(type='EMAHook')], empty=[], nothing=None, plain=[1, 2],
-    optim=dict(optimizer=dict(type='SGD', lr=0.1), keys=dict(backbone=dict(lr_mult=0.1))))
+    model=dict(type='A', backbone=dict(type='ResNet', depth=50), neck=dict(
+        type='FPN', in_channels=[1, 2],
+        num_outs=5)), necks=[dict(type='FPN', channels=[1, 2]),
+                             dict(type='BFP', level=2)],
+    hooks=[dict(type='EMAHook')], empty=[], nothing=None, plain=[1, 2], optim=dict(
+        optimizer=dict(type='SGD', lr=0.1), keys=dict(backbone=dict(lr_mult=0.1))))
 
 
 def after(**changes):
@@ -18,7 +20,8 @@ def after(**changes):
 
 
 def resolve(tmp_path, new):
-    (tmp_path / 'base.py').write_text('\n'.join(f'{key} = {value!r}' for key, value in BASE.items()))
+    (tmp_path / 'base.py').write_text('\n'.join(
+        f'{key} = {value!r}' for key, value in BASE.items()))
     text = config_text('./base.py', BASE, new, 'two\nlines')
     (tmp_path / 'new.py').write_text(text)
     assert text.startswith('# two\n# lines\n_base_ = ')
@@ -26,18 +29,40 @@ def resolve(tmp_path, new):
 
 
 @pytest.mark.parametrize('changes, says, says_not', [
-    ({'model.neck.in_channels': [3, 4]}, 'in_channels=[3, 4]', 'num_outs'),
-    ({'hooks': [dict(type='EMAHook'), dict(type='X')]}, "hooks = [*_base_.hooks, dict(type='X')]", 'EMAHook'),
-    ({'necks': [dict(type='FPN', channels=[9]), dict(type='BFP', level=2)]},
-     'necks = [dict(_base_.necks[0], channels=[9]), _base_.necks[1]]', 'BFP'),
-    ({'necks': [dict(type='New'), dict(type='BFP', level=2)]}, "necks = [dict(type='New'), _base_.necks[1]]", 'BFP'),
-    ({'necks': [dict(type='New'), *BASE['necks']]}, "[dict(type='New'), *_base_.necks]", 'BFP'),
-    ({'empty': [dict(type='X')]}, "empty = [dict(type='X')]", '_delete_'),
-    ({'nothing': dict(type='X')}, '_delete_=True', 'BFP'),
-    ({'plain': dict(type='X')}, '_delete_=True', 'BFP'),
-    ({'optim.keys': {'backbone': dict(lr_mult=0.1), '.a.b': dict(decay_mult=0.0)}}, "'.a.b': dict(decay_mult=0.0)",
-     'lr_mult'),
-    ({'added': dict(a=1)}, 'added = dict(a=1)', '_delete_'),
+    ({
+        'model.neck.in_channels': [3, 4]
+    }, 'in_channels=[3, 4]', 'num_outs'),
+    ({
+        'hooks': [dict(type='EMAHook'), dict(type='X')]
+    }, "hooks = [*_base_.hooks, dict(type='X')]", 'EMAHook'),
+    ({
+        'necks': [dict(type='FPN', channels=[9]),
+                  dict(type='BFP', level=2)]
+    }, 'necks = [dict(_base_.necks[0], channels=[9]), _base_.necks[1]]', 'BFP'),
+    ({
+        'necks': [dict(type='New'), dict(type='BFP', level=2)]
+    }, "necks = [dict(type='New'), _base_.necks[1]]", 'BFP'),
+    ({
+        'necks': [dict(type='New'), *BASE['necks']]
+    }, "[dict(type='New'), *_base_.necks]", 'BFP'),
+    ({
+        'empty': [dict(type='X')]
+    }, "empty = [dict(type='X')]", '_delete_'),
+    ({
+        'nothing': dict(type='X')
+    }, '_delete_=True', 'BFP'),
+    ({
+        'plain': dict(type='X')
+    }, '_delete_=True', 'BFP'),
+    ({
+        'optim.keys': {
+            'backbone': dict(lr_mult=0.1),
+            '.a.b': dict(decay_mult=0.0)
+        }
+    }, "'.a.b': dict(decay_mult=0.0)", 'lr_mult'),
+    ({
+        'added': dict(a=1)
+    }, 'added = dict(a=1)', '_delete_'),
 ])
 def test_only_what_changed_is_written(tmp_path, changes, says, says_not):
     new = {**after()}
@@ -70,6 +95,6 @@ def test_long_lines_are_broken():
 def test_changed_settings_are_listed_one_by_one():
     new = after(**{'model.neck.in_channels': [3, 4], 'optim.optimizer.lr': 1.0})
     new['model']['backbone'] = dict(type='Swin')
-    assert list(changed_settings(BASE, new)) == [
-        ('model.backbone', dict(type='ResNet', depth=50), dict(type='Swin')),
-        ('model.neck.in_channels', [1, 2], [3, 4]), ('optim.optimizer.lr', 0.1, 1.0)]
+    assert list(changed_settings(BASE, new)) == [('model.backbone', dict(
+        type='ResNet', depth=50), dict(type='Swin')), ('model.neck.in_channels', [1, 2], [3, 4]),
+                                                 ('optim.optimizer.lr', 0.1, 1.0)]
