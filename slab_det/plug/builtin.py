@@ -49,7 +49,9 @@ def on_builtin_data(cfg: Config, root: str, size: Tuple[int, int] = (160, 192),
     cfg.train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=1, val_interval=2)
     cfg.val_cfg = dict(type='ValLoop')
     cfg.log_processor = dict(type='LogProcessor', window_size=1, by_epoch=True)
-    cfg.custom_hooks = [hook for hook in cfg.get('custom_hooks') or [] if hook.type not in _SWITCHES]
+    cfg.custom_hooks = [
+        hook for hook in cfg.get('custom_hooks') or [] if hook.type not in _SWITCHES
+    ]
     cfg.default_hooks.checkpoint = None
     cfg.default_hooks.pop('visualization', None)
     cfg.optim_wrapper.type = 'OptimWrapper'

@@ -10,15 +10,21 @@ MEAN = [round(255 * value, 3) for value in IMAGENET_DEFAULT_MEAN]
 STD = [round(255 * value, 3) for value in IMAGENET_DEFAULT_STD]
 
 
-def adapt_preprocessor(model: Dict[str, Any], note: Callable[..., None]) -> None:
-    """Set mean, std and the order of channels of ``model['data_preprocessor']``, in place."""
-    preprocessor = model.get('data_preprocessor')
+def adapt_preprocessor(cfg: Dict[str, Any], note: Callable[..., None]) -> None:
+    """Set mean, std and the order of channels of the model's data preprocessor, in place."""
+    path = 'model.data_preprocessor'
+    preprocessor = cfg['model'].get('data_preprocessor')
+    if preprocessor is None:  # mmengine takes the one beside the model
+        path = 'data_preprocessor'
+        preprocessor = cfg.get('data_preprocessor')
     if preprocessor is None:
+        note('model.data_preprocessor', 'is not there: see that images reach the backbone in RGB, '
+             f'with mean {MEAN} and std {STD}', left=True)
         return
     kind = MODELS.get(preprocessor.get('type', ''))
     if kind is None or not issubclass(kind, ImgDataPreprocessor):
         note(
-            'model.data_preprocessor',
+            path,
             f'is a {preprocessor.get("type")}: see that images reach the backbone in RGB, '
             f'with mean {MEAN} and std {STD}', left=True)
         return
@@ -30,7 +36,7 @@ def adapt_preprocessor(model: Dict[str, Any], note: Callable[..., None]) -> None
     preprocessor.update(mean=MEAN, std=STD, bgr_to_rgb=True)
     preprocessor.pop('rgb_to_bgr', None)
     note(
-        'model.data_preprocessor',
+        path,
         "ImageNet's mean and std on RGB, as the transformers are trained; before: " +
         _words(*found[:3]))
 

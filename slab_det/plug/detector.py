@@ -42,7 +42,9 @@ def find_config(config: str) -> str:
     if not path.is_file():
         names = [str(file.relative_to(folder)) for file in folder.rglob('*.py')]
         near = difflib.get_close_matches(name, names, n=1, cutoff=0.0)
-        hint = f': the nearest is {package}::{near[0]}' if near else ', it has no configs: give a path'
+        hint = ', it has no configs: give a path'
+        if near:
+            hint = f': the nearest is {package}::{near[0]}'
         raise InputError(f'config {config} is not in {package}{hint}')
     return str(path)
 

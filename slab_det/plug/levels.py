@@ -42,7 +42,7 @@ def adapt_levels(model: Dict[str, Any], old: Maps, new: Maps, config: str,
             f'the {model["type"]} of {config} reads maps of strides {_and(old.strides)}, which '
             'are no '
             'pyramid: it cannot take this backbone')
-    skipped = _skip_first_levels(model, old, note)
+    skipped = _skip_first_levels(model, len(old.strides))
     wanted = old.strides[skipped:]
     channels = dict(zip(new.strides, new.channels))
     single = len(new.strides) == 1
@@ -53,6 +53,9 @@ def adapt_levels(model: Dict[str, Any], old: Maps, new: Maps, config: str,
             _replace(model, old.channels, [PYRAMID_CHANNELS] * len(wanted), note)
         _put_first(model, neck, replaces)
         return {}
+    if skipped:
+        note(_neck_path(model) + '.start_level', f'the first {skipped} of the {len(old.strides)} '
+             'maps, which the neck leaves out, are not computed')
     _check_strides(wanted, new.strides, model, config)
     _replace(model, old.channels, [channels[stride] for stride in wanted], note)
     stages = [new.strides.index(stride) for stride in wanted]
@@ -67,19 +70,15 @@ def first_neck(model: Dict[str, Any]) -> Optional[Dict[str, Any]]:
     return neck[0] if isinstance(neck, (list, tuple)) and neck else neck
 
 
-def _skip_first_levels(model: Dict[str, Any], old: Maps, note: Note) -> int:
-    """Let the neck start with the first map; return how many maps it left out."""
+def _skip_first_levels(model: Dict[str, Any], maps: int) -> int:
+    """Let the neck start with the first map; return how many of the ``maps`` it left out."""
     neck = first_neck(model)
     skipped = neck.get('start_level', 0) if neck else 0
-    if not isinstance(skipped, int) or not 0 < skipped < len(old.strides):
+    if not isinstance(skipped, int) or not 0 < skipped < maps:
         return 0
     neck['start_level'] = 0
     if neck.get('end_level', -1) > 0:
         neck['end_level'] -= skipped
-    note(
-        _neck_path(model) + '.start_level',
-        f'the first {skipped} of the {len(old.strides)} maps, which the neck leaves '
-        'out, are not computed')
     return skipped
 
 

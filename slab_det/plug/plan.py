@@ -63,7 +63,10 @@ def make_plan(cfg: Config, backbone: Dict[str, Any], config: str,
     net = build(new)
     after['model']['backbone'] = new
     _forget(before['model']['backbone'], note)
-    adapt_preprocessor(after['model'], note)
+    if (after['model'].get('init_cfg') or {}).get('type') == 'Pretrained':
+        after['model']['init_cfg'] = None
+        note('model.init_cfg', 'is a checkpoint with the old backbone')
+    adapt_preprocessor(after, note)
     try:
         adapt_training(after, net, note)
     except Exception as error:  # whatever a module raises about its arguments

@@ -22,6 +22,8 @@ from .detector import reason, walk
 #: Height and width of the images in pixels, unless the detector is built for one size.
 SIZE = (256, 320)
 BATCH = 2
+#: For a config without one.
+_OPTIMIZER = dict(type='AdamW', lr=1e-4)
 
 
 class Trial(NamedTuple):
@@ -172,7 +174,7 @@ def _build(model: Dict[str, Any]) -> nn.Module:
 
 def _step(model: nn.Module, cfg: Config, size: Tuple[int,
                                                      int]) -> Tuple[Dict[str, float], List[str]]:
-    wrapper = cfg.optim_wrapper.to_dict()
+    wrapper = (cfg.get('optim_wrapper') or ConfigDict(optimizer=_OPTIMIZER)).to_dict()
     wrapper['type'] = 'OptimWrapper'
     for name in ('loss_scale', 'dtype', 'use_fsdp'):  # of mixed precision
         wrapper.pop(name, None)

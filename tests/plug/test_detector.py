@@ -31,7 +31,7 @@ def test_a_backbone_that_cannot_be_built_is_named():
     ("model = dict(type='A', detector=dict(type='B', backbone=dict(type='C')))",
      'wraps a detector, whose backbone is model.detector.backbone: plug the config of that detector'
      ),
-    ("model = dict(type='A', backbone=dict(type='C'), neck=dict(type='RFP', rfp_backbone=dict(type='D')))",
+    ("model = dict(type='A', backbone=dict(type='C'), neck=dict(rfp_backbone=dict(type='D')))",
      'has a second backbone, model.neck.rfp_backbone'),
     ('model = dict(type=dict, backbone=dict(type=list))',
      "is written in mmengine's pure Python style"),

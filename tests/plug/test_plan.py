@@ -61,3 +61,22 @@ def test_the_guide_shows_what_is_written_for_retinanet():
     made = make_plan(load_detector(config), backbone_config('slab-swin-t'), config)
     text = config_text(config, made.before, made.after, '')
     assert text in (ROOT / 'docs/plug-in.md').read_text()
+
+
+@pytest.mark.parametrize('path, left', [('model.data_preprocessor', True), ('data_preprocessor', False)])
+def test_images_are_normalised_wherever_that_is_set(path, left):
+    cfg = Config.fromstring(DETECTOR, '.py')
+    beside = cfg.model.pop('data_preprocessor')
+    if not left:
+        cfg.data_preprocessor = beside
+    made = make_plan(cfg, BACKBONE, 'some.py')
+    assert (path, left) in {(note.path, note.left) for note in made.notes}
+    assert left or made.after['data_preprocessor']['bgr_to_rgb'] is True
+
+
+def test_a_checkpoint_of_the_whole_old_detector_is_dropped():
+    cfg = Config.fromstring(DETECTOR, '.py')
+    cfg.model.init_cfg = dict(type='Pretrained', checkpoint='detector.pth')
+    made = make_plan(cfg, BACKBONE, 'some.py')
+    assert made.after['model']['init_cfg'] is None
+    assert 'model.init_cfg' in {note.path for note in made.notes}

@@ -1,7 +1,8 @@
 """A backbone and a detector that are built in no time."""
 BACKBONE = dict(
     type='SLABSwinTransformer', attn_types='LLSS', norm_cfg=dict(type='PRepBN'),
-    arch=dict(embed_dims=32, depths=(1, 1, 1, 1), num_heads=(1, 2, 4, 8)), window_sizes=(8, 4, 7, 7))
+    window_sizes=(8, 4, 7, 7),
+    arch=dict(embed_dims=32, depths=(1, 1, 1, 1), num_heads=(1, 2, 4, 8)))
 
 DETECTOR = '''
 model = dict(
