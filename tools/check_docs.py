@@ -1,6 +1,6 @@
 """Checks the documentation: every command of a bash block parses, every link leads somewhere.
 
-    python tools/check_docs.py          # parse: scripts and files exist, the tools take the arguments
+    python tools/check_docs.py          # parse: files exist, the tools take the arguments
     python tools/check_docs.py --run    # and run the blocks that are marked so, on generated data
 """
 import argparse

@@ -1,6 +1,6 @@
 """Detects objects in images: pictures with the predictions, and one JSON in COCO's result format.
 
-    python tools/image_demo.py IMAGE_OR_FOLDER CONFIG CHECKPOINT --out work_dirs/demo --score-thr 0.3
+    python tools/image_demo.py IMAGE_OR_FOLDER CONFIG CHECKPOINT --out demo --score-thr 0.3
 """
 import argparse
 import contextlib
@@ -11,8 +11,9 @@ import warnings
 from pathlib import Path
 from typing import List, Optional, Tuple
 
-from slab_det.cli import (InputError, add_config_arguments, check_checkpoint, check_fit, check_model,
-                          choose_work_dir, load_config, run, whole_file, writable_folder)
+from slab_det.cli import (InputError, add_config_arguments, check_checkpoint, check_fit,
+                          check_model, choose_work_dir, load_config, run, whole_file,
+                          writable_folder)
 
 PALETTES = ('none', 'coco', 'voc', 'citys', 'random')
 
@@ -56,7 +57,8 @@ def find_images(path: str) -> List[str]:
     if not images:
         raise InputError(f'IMAGE_OR_FOLDER {path} holds no image ({", ".join(IMG_EXTENSIONS)}): '
                          'give a folder that does; folders inside it are not searched')
-    bad = [image for image in images if not os.path.getsize(image) or not cv2.haveImageReader(image)]
+    bad = [image for image in images
+           if not os.path.getsize(image) or not cv2.haveImageReader(image)]
     if bad:
         raise InputError(f'IMAGE_OR_FOLDER {path}: {os.path.basename(bad[0])} is not an image '
                          f'({len(bad)} of {len(images)}): remove it or give another folder')
@@ -87,7 +89,8 @@ def dataset_of(cfg, config: str):
     found = os.path.isfile(os.path.join(dataset.get('data_root') or '',
                                         dataset.get('ann_file') or ''))
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools tells how it reads
-        return DATASETS.build({**dataset, 'pipeline': [], 'test_mode': True, 'lazy_init': not found})
+        return DATASETS.build(
+            {**dataset, 'pipeline': [], 'test_mode': True, 'lazy_init': not found})
 
 
 def numbering(dataset, classes, images: List[str]) -> Tuple[List[int], List[int], str]:
@@ -171,8 +174,8 @@ def main(args: argparse.Namespace) -> None:
             found = coco_results(sample, image_ids[index], category_ids, args.score_thr)
             results += [{**one, 'file_name': os.path.basename(images[index])} for one in found]
     if panoptic:
-        print(f'{args.config} predicts no instances but panoptic maps, for which there is no JSON of '
-              f'results: pictures of {len(images)} images in {out / "vis"}')
+        print(f'{args.config} predicts no instances but panoptic maps, for which there is no JSON '
+              f'of results: pictures of {len(images)} images in {out / "vis"}')
         return
     with whole_file(out / 'predictions.json', '--out') as path:
         path.write_text(json.dumps(results), encoding='utf-8')

@@ -80,7 +80,7 @@ def error_curves(truth, results: Sequence[Dict[str, Any]], kind: str = 'bbox') -
 
 def _precision(truth, results: List[dict], category_id: int, kind: str, forgiven: set,
                ious: List[float]) -> np.ndarray:
-    """Precision (IoUs, 101) of one category; objects of the ``forgiven`` ones match or are ignored."""
+    """Precision (IoUs, 101) of one category; those of the ``forgiven`` are ignored."""
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
     annotations = [one for one in truth.anns.values() if one['category_id'] == category_id]

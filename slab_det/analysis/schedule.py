@@ -53,7 +53,7 @@ def training_schedule(cfg, model: nn.Module, num_images: int, processes: int = 1
 
     Args:
         cfg: a whole config; ``auto_scale_lr.enable`` is followed.
-        model: its model, which says what the ratio starts from and which parameters have which rate.
+        model: its model, which says where the ratio starts and which rate parameters have.
         num_images: size of the training set after its filters.
         processes: how many train together; each sees its share of the set.
 
@@ -102,7 +102,8 @@ def training_schedule(cfg, model: nn.Module, num_images: int, processes: int = 1
                     optimizer.accumulation, processes * (loader.get('batch_size') or 1))
 
 
-_DEFAULT_HOOKS = ('runtime_info', 'timer', 'sampler_seed', 'logger', 'param_scheduler', 'checkpoint')
+_DEFAULT_HOOKS = ('runtime_info', 'timer', 'sampler_seed', 'logger', 'param_scheduler',
+                  'checkpoint')
 
 
 @dataclass
@@ -118,8 +119,8 @@ def _optimizer_of(cfg, model: nn.Module) -> _Optimizer:
     wrapper = dict(cfg.optim_wrapper)
     accumulation = wrapper.get('accumulative_counts', 1)
     if 'optimizer' not in wrapper:
-        raise ValueError('optim_wrapper has no optimizer: a schedule of several optimizers cannot be '
-                         'drawn.')
+        raise ValueError('optim_wrapper has no optimizer: a schedule of several optimizers cannot '
+                         'be drawn.')
     if _kind(wrapper) == 'AmpOptimWrapper':  # the same rates, but it needs a GPU
         wrapper = {key: wrapper[key] for key in ('optimizer', 'paramwise_cfg', 'constructor')
                    if key in wrapper}

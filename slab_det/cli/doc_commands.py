@@ -16,6 +16,7 @@ from typing import Dict, Iterator, List
 FOREIGN = ('cd', 'cp', 'export', 'git', 'ls', 'mkdir', 'pip', 'pytest', 'python', 'tensorboard')
 #: Marks, as an HTML comment on the line above a block, commands that are run and not only parsed.
 RUN_MARK = '<!-- check: run -->'
+_OWN_FILE = re.compile(r'(configs|tools|requirements|docs|benchmarks|tests)/[\w./-]+\.\w+$')
 
 
 class DocError(Exception):
@@ -98,8 +99,7 @@ def check_command(command: Command, root: Path) -> None:
     program, *rest = command.words
     for word in command.words:
         path = word.partition('=')[2] if word.startswith('--') else word
-        if re.match(r'(configs|tools|requirements|docs|benchmarks|tests)/[\w./-]+\.\w+$', path) and (
-                not (root / path).exists()):
+        if _OWN_FILE.match(path) and not (root / path).exists():
             raise DocError(f'{command}: {path} does not exist')
     if program in ('python', 'bash') and rest and rest[0].startswith(('tools/', 'benchmarks/')):
         _check_script(command, root / rest[0], rest[1:])

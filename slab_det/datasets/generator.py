@@ -14,8 +14,8 @@ and on request::
     OUT/annotations/panoptic_train/000001.png ..., panoptic_val/000001.png ...
     OUT/stuffthingmaps/train/000001.png ..., val/000001.png ...
 
-With ``layout='coco'`` the splits are called ``train2017`` and ``val2017``, and the files list COCO's
-categories, so that configs for COCO run on it.
+With ``layout='coco'`` the splits are called ``train2017`` and ``val2017``, and the files list
+COCO's categories, so that configs for COCO run on it.
 """
 import json
 import os

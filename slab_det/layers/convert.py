@@ -30,8 +30,9 @@ def convert_norms(model: nn.Module, from_: str = 'LN', to: str = 'PRepBN',
     ``requires_grad`` and training mode are kept. Call it before the optimizer is built, since
     parameters change, and add ``PRepBNHook`` to the training.
 
-    The new norms take the channels last, ``(..., C)``, as LayerNorm does: tokens ``(B, N, C)``, maps
-    ``(B, H, W, C)`` and queries. Their BatchNorm counts every token it sees, padded ones included.
+    The new norms take the channels last, ``(..., C)``, as LayerNorm does: tokens ``(B, N, C)``,
+    maps ``(B, H, W, C)`` and queries. Their BatchNorm counts every token it
+    sees, padded ones included.
 
     Args:
         model: any module; a norm used under several names stays one.

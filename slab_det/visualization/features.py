@@ -63,7 +63,8 @@ def draw_features(image: np.ndarray, features: Sequence[Tensor], names: Sequence
     columns = len(features) + 1
     height, width = image.shape[:2]
     panel = 3.2
-    figure = Figure(figsize=(panel * columns, 2 * panel * height / width + 0.9), layout='constrained')
+    size = panel * columns, 2 * panel * height / width + 0.9
+    figure = Figure(figsize=size, layout='constrained')
     axes = figure.subplots(2, columns, squeeze=False)
     extent = (0, width, height, 0)
     for column, (feature, name) in enumerate(zip(features, names), start=1):

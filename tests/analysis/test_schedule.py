@@ -70,7 +70,8 @@ def test_processes_share_the_images_and_scale_the_rate(processes, length):
 def test_parameters_of_another_rate_have_a_curve_of_their_own():
     model = Model()
     found = training_schedule(
-        config(optim_wrapper=dict(paramwise_cfg=dict(custom_keys=dict(backbone=dict(lr_mult=0.1))))),
+        config(optim_wrapper=dict(paramwise_cfg=dict(
+            custom_keys=dict(backbone=dict(lr_mult=0.1))))),
         model, num_images=10)
     assert list(found.parameters) == pytest.approx([0.1, 0.01])
     assert list(found.parameters.values()) == [

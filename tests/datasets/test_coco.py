@@ -30,7 +30,8 @@ def test_pycocotools_decodes_random_masks_to_the_same_pixels():
 
 
 def test_annotations_describe_the_visible_pixels(tmp_path):
-    writer, scenes = InstanceWriter(str(tmp_path), 'val'), [draw_scene(RandomState(i), 90, 110) for i in range(12)]
+    writer = InstanceWriter(str(tmp_path), 'val')
+    scenes = [draw_scene(RandomState(i), 90, 110) for i in range(12)]
     for index, scene in enumerate(scenes):
         writer.add(f'{index}.png', scene)
     writer.write()

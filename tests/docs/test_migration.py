@@ -1,7 +1,7 @@
 """The migration page: its configs train with the settings of the published ones.
 
-Facts from the repository xinghaochen/SLAB, folder detection: configs/swin, configs/_base_/datasets and
-mmdet_custom. What they inherit from mmdet 2.11 (schedule_1x, the FPN of Mask R-CNN) is mmdet's.
+Facts from the repository xinghaochen/SLAB, folder detection: configs/swin, configs/_base_/datasets
+and mmdet_custom. What they inherit from mmdet 2.11 (schedule_1x, the FPN of Mask R-CNN) is mmdet's.
 """
 import inspect
 import re
@@ -41,7 +41,8 @@ def load(path):
 
 
 def key_of(published):
-    name = re.match(r'swin/mask_rcnn_(.+)_patch4_window7_mstrain_480-800_adamw_(.x)_coco.py', published)
+    name = re.match(r'swin/mask_rcnn_(.+)_patch4_window7_mstrain_480-800_adamw_(.x)_coco.py',
+                    published)
     return name[1] if name[1] in PUBLISHED else f'{name[1]} {name[2]}'
 
 

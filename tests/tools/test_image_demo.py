@@ -61,7 +61,8 @@ def test_json_holds_what_the_model_predicts_for_the_test_set(tool, data):
         found = sample.pred_instances[sample.pred_instances.scores >= 0.1]
         expected += [
             (sample.img_id, label + 1, score, box, np.asarray(mask)) for label, score, box, mask
-            in zip(found.labels.tolist(), found.scores.tolist(), found.bboxes.tolist(), found.masks)]
+            in zip(found.labels.tolist(), found.scores.tolist(), found.bboxes.tolist(),
+                   found.masks)]
     assert len(results) == len(expected) > 10
     for one, (img_id, category, score, box, mask) in zip(results, expected):
         assert (one['image_id'], one['category_id']) == (img_id, category)

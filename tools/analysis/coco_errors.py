@@ -1,7 +1,7 @@
 """Shows what keeps a detector's AP from 1: places, classes, background or objects not found.
 
-    python tools/test.py CONFIG CHECKPOINT --cfg-options test_evaluator.outfile_prefix=work_dirs/results
-    python tools/analysis/coco_errors.py work_dirs/results.bbox.json ANNOTATIONS --out errors.png
+    python tools/test.py CONFIG CHECKPOINT --cfg-options test_evaluator.outfile_prefix=results
+    python tools/analysis/coco_errors.py results.bbox.json ANNOTATIONS --out errors.png
 """
 import argparse
 import contextlib
@@ -42,14 +42,16 @@ def read_results(path: str, kind: str, truth) -> list:
     results = read_json(path, 'RESULTS.json')
     needed = {'image_id', 'category_id', 'score', 'bbox' if kind == 'bbox' else 'segmentation'}
     if not isinstance(results, list) or not all(isinstance(one, dict) for one in results):
-        raise InputError(f"RESULTS.json {path} is no list of predictions: give COCO's result format")
+        raise InputError(f"RESULTS.json {path} is no list of predictions: give COCO's "
+                         'result format')
     if not results:
         raise InputError(f'RESULTS.json {path} holds no prediction: lower the score threshold')
     absent = needed - set.intersection(*(set(one) for one in results))
     if absent:
-        raise InputError(f'RESULTS.json {path} has predictions without {", ".join(sorted(absent))}: '
-                         + ('give results with masks, or --kind bbox' if absent == {'segmentation'}
-                            else "give COCO's result format"))
+        remedy = ('give results with masks, or --kind bbox' if absent == {'segmentation'}
+                  else "give COCO's result format")
+        raise InputError(f'RESULTS.json {path} has predictions without '
+                         f'{", ".join(sorted(absent))}: {remedy}')
     strange = {one['image_id'] for one in results} - set(truth.imgs)
     if strange:
         raise InputError(f'RESULTS.json {path} has predictions for image {min(strange, key=str)}, '

@@ -7,8 +7,9 @@ import os
 import warnings
 from pathlib import Path
 
-from slab_det.cli import (InputError, add_config_arguments, check_checkpoint, check_fit, check_model,
-                          choose_work_dir, load_config, run, whole_file, writable_folder)
+from slab_det.cli import (InputError, add_config_arguments, check_checkpoint, check_fit,
+                          check_model, choose_work_dir, load_config, run, whole_file,
+                          writable_folder)
 
 FORMATS = ('.png', '.svg', '.pdf')
 
@@ -74,8 +75,8 @@ def main(args: argparse.Namespace) -> None:
     if not os.path.isfile(args.image):
         raise InputError(f'IMAGE {args.image} is not a file: give an image')
     if cv2.imread(args.image) is None:
-        raise InputError(f'IMAGE {args.image} is not an image that OpenCV reads: give a JPEG, PNG or '
-                         'the like')
+        raise InputError(f'IMAGE {args.image} is not an image that OpenCV reads: give a JPEG, PNG '
+                         'or the like')
     check_checkpoint(args.checkpoint, 'checkpoint')
     choose_work_dir(cfg, args.config)
     out = Path(args.out or os.path.join(cfg.work_dir, 'features', f'{Path(args.image).stem}.png'))
@@ -83,13 +84,13 @@ def main(args: argparse.Namespace) -> None:
         raise InputError(f'--out {out}: give a name that ends in {", ".join(FORMATS)}')
     writable_folder(out.parent, '--out')
     if cfg.get('test_dataloader') is None:
-        raise InputError(f'config {args.config} has no test_dataloader, whose pipeline prepares the '
-                         'image: give a whole config')
+        raise InputError(f'config {args.config} has no test_dataloader, whose pipeline prepares '
+                         'the image: give a whole config')
     model = check_model(cfg, args.config)
     for part in ('backbone', 'neck') if args.neck else ('backbone', ):
         if getattr(model, part, None) is None:
-            raise InputError(f'the {type(model).__name__} of {args.config} has no {part}: '
-                             f'{"leave --neck out" if part == "neck" else "give a detector that has"}')
+            remedy = 'leave --neck out' if part == 'neck' else 'give a detector that has one'
+            raise InputError(f'the {type(model).__name__} of {args.config} has no {part}: {remedy}')
     if args.checkpoint is not None:
         check_fit(args.checkpoint, model, 'checkpoint')
 

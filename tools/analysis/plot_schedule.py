@@ -1,7 +1,7 @@
 """Draws learning rate and PRepBN ratio over a training that has not begun.
 
     python tools/analysis/plot_schedule.py CONFIG --gpus 8 --auto-scale-lr --out schedule.png
-    python tools/analysis/plot_schedule.py CONFIG --num-images 117266    # where the data is elsewhere
+    python tools/analysis/plot_schedule.py CONFIG --num-images 117266   # the data is elsewhere
 """
 import argparse
 import contextlib
@@ -67,7 +67,8 @@ def draw(schedule, title: str):
     from matplotlib.figure import Figure
     iterations = len(next(iter(schedule.rates.values())))
     figure = Figure(figsize=(9, 5.5 if schedule.ratio is not None else 3.5), layout='constrained')
-    panels = figure.subplots(1 if schedule.ratio is None else 2, 1, sharex=True, squeeze=False)[:, 0]
+    rows = 1 if schedule.ratio is None else 2
+    panels = figure.subplots(rows, 1, sharex=True, squeeze=False)[:, 0]
     for rate, values in schedule.rates.items():
         number = schedule.parameters[rate]
         label = f'{number / 1e6:.2f} M' if number >= 1e5 else f'{number / 1e3:.1f} k'
@@ -124,8 +125,8 @@ def main(args: argparse.Namespace) -> None:
             raise InputError(f'{name} is {value}: give a number from 1')
     cfg = load_config(args.config, args.cfg_options)
     if any(cfg.get(key) is None for key in ('train_dataloader', 'train_cfg', 'optim_wrapper')):
-        raise InputError(f'config {args.config} has no train_dataloader, train_cfg or optim_wrapper: '
-                         'give a whole config')
+        raise InputError(f'config {args.config} has no train_dataloader, train_cfg or '
+                         'optim_wrapper: give a whole config')
     if args.auto_scale_lr:
         if 'base_batch_size' not in (cfg.get('auto_scale_lr') or {}):
             raise InputError('--auto-scale-lr needs auto_scale_lr=dict(base_batch_size=...) in '

@@ -13,7 +13,8 @@ ROOT = Path(__file__).parents[3]
 
 @pytest.fixture(scope='module')
 def tool():
-    spec = importlib.util.spec_from_file_location('coco_errors', ROOT / 'tools/analysis/coco_errors.py')
+    spec = importlib.util.spec_from_file_location('coco_errors',
+                                                  ROOT / 'tools/analysis/coco_errors.py')
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
