@@ -10,6 +10,8 @@ from .trial import fixed_size
 _LOADING = ('LoadImageFromFile', 'LoadAnnotations', 'LoadPanopticAnnotations')
 #: Hooks that change a pipeline which is not there.
 _SWITCHES = ('YOLOXModeSwitchHook', 'PipelineSwitchHook')
+#: Everything is detected; what is suppressed takes time with the square of these numbers.
+_LIMITS = dict(score_thr=0.0, nms_pre=100, max_per_img=100)
 _META = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')
 
 
@@ -18,8 +20,9 @@ def on_builtin_data(cfg: Config, root: str, size: Tuple[int, int] = (160, 192),
     """Return ``cfg`` for one epoch on the built-in data in COCO's layout.
 
     The model, the optimizer, the schedule and the hooks stay as they are, except that mixed
-    precision is off, augmentations are left out with the hooks that switch them, and detections of
-    every score count: a detector that has seen a few images has no others.
+    precision is off, augmentations are left out with the hooks that switch them, and at test
+    time up to 100 detections of any score count: a detector that has seen a few images has no
+    others.
 
     Args:
         cfg: config of a detector for COCO 2017, whose files are below ``data/coco/``.
@@ -58,11 +61,9 @@ def on_builtin_data(cfg: Config, root: str, size: Tuple[int, int] = (160, 192),
     for name in ('loss_scale', 'dtype'):
         cfg.optim_wrapper.pop(name, None)
     cfg.model.data_preprocessor.pop('batch_augments', None)
-    for _, node in walk(cfg.model.get('test_cfg') or {}, ''):
-        if isinstance(node, dict) and 'score_thr' in node:
-            node['score_thr'] = 0.0
-    if 'score_thr' in (cfg.model.get('test_cfg') or {}):
-        cfg.model.test_cfg.score_thr = 0.0
+    for _, node in walk({'': cfg.model.get('test_cfg') or {}}, ''):
+        if isinstance(node, dict):
+            node.update({key: limit for key, limit in _LIMITS.items() if (node.get(key) or 0) > limit})
     cfg.load_from, cfg.resume = None, False
     return cfg
 

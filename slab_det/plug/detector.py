@@ -71,12 +71,10 @@ def load_detector(config: str) -> Config:
         if inner:
             raise InputError(
                 f'config {config} wraps a detector, whose backbone is {inner[0]}: plug the config '
-                'of '
-                'that detector and let this one inherit it')
+                'of that detector and let this one inherit it')
         raise InputError(
             f'config {config} has no model.backbone, there is nothing to replace: give the config '
-            'of a '
-            'detector')
+            'of a detector')
     others = [
         path for path, node in walk(model, 'model') if isinstance(node, dict) and
         path.rsplit('.', 1)[-1].endswith('backbone') and path != 'model.backbone'
@@ -84,14 +82,13 @@ def load_detector(config: str) -> Config:
     if others:
         raise InputError(
             f'config {config} has a second backbone, {others[0]}, that works together with the '
-            'first: '
-            'it cannot take another one')
+            'first: it cannot take another one')
     return cfg
 
 
 def _inherited(config: str) -> Config:
-    """Load ``PACKAGE::NAME`` as a config that inherits it sees it: with the scope of the "
-    "package."""
+    """Load ``PACKAGE::NAME`` as a config that inherits it sees it: with the scope of the
+    package."""
     load_config(find_config(config))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / 'inherits.py'
@@ -115,15 +112,13 @@ def measure(backbone: Dict[str, Any], config: str) -> Maps:
     except Exception as error:  # whatever a module raises about its arguments
         raise InputError(
             f'the backbone {backbone.get("type")} of {config} cannot be run to see which maps it '
-            'returns: '
-            f'{reason(error)}') from error
+            f'returns: {reason(error)}') from error
     outputs = [outputs] if torch.is_tensor(outputs) else outputs
     if not isinstance(outputs, (list, tuple)) or not all(
             torch.is_tensor(one) and one.dim() == 4 for one in outputs):
         raise InputError(
             f'the backbone {backbone.get("type")} of {config} does not return one map per scale: '
-            'this '
-            'detector cannot take another backbone')
+            'this detector cannot take another backbone')
     return Maps(tuple(one.shape[1] for one in outputs),
                 tuple(round(SIDE / one.shape[2]) for one in outputs))
 

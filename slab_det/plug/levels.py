@@ -40,8 +40,7 @@ def adapt_levels(model: Dict[str, Any], old: Maps, new: Maps, config: str,
     if list(old.strides) != sorted(set(old.strides)):
         raise InputError(
             f'the {model["type"]} of {config} reads maps of strides {_and(old.strides)}, which '
-            'are no '
-            'pyramid: it cannot take this backbone')
+            'are no pyramid: it cannot take this backbone')
     skipped = _skip_first_levels(model, len(old.strides))
     wanted = old.strides[skipped:]
     channels = dict(zip(new.strides, new.channels))
@@ -140,8 +139,8 @@ def _settings(node: Any, path: str) -> Iterator[Tuple[str, Any, Any, Any]]:
 
 def _simple_fpn(model: Dict[str, Any], wanted: Sequence[int], new: Maps,
                 note: Note) -> Tuple[Dict[str, Any], bool]:
-    """Return the config of a SimpleFPN with the strides ``wanted``, and whether it replaces the "
-    "neck."""
+    """Return the config of a SimpleFPN with the strides ``wanted``, and whether it replaces the
+    neck."""
     scales = tuple(scale for scale in _SCALES if new.strides[0] / scale in wanted)
     neck = first_neck(model)
     replaces = neck is not None and neck['type'] == 'FPN'
@@ -154,8 +153,7 @@ def _simple_fpn(model: Dict[str, Any], wanted: Sequence[int], new: Maps,
         note(
             'model.neck',
             f'SimpleFPN makes the maps that {"the neck" if neck else "the heads"} read of the one '
-            'map of '
-            f'stride {new.strides[0]}')
+            f'map of stride {new.strides[0]}')
     return config, replaces
 
 

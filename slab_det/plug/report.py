@@ -31,8 +31,7 @@ def notes_text(plan: Plan, trial: Optional[Trial]) -> str:
         if left and trial is not None and trial.idle:
             notes.append(
                 f'model.backbone: {len(trial.idle)} parameters got no gradient ({trial.idle[0]}, '
-                '...): training '
-                'on several GPUs needs find_unused_parameters=True.')
+                '...): training on several GPUs needs find_unused_parameters=True.')
         if notes:
             lines += ['Not adapted:' if left else 'Why:']
             lines += [

@@ -38,8 +38,7 @@ def adapt_training(cfg: Dict[str, Any], net: SLABBackbone, note: Note) -> None:
         note(
             'optim_wrapper',
             f'is not there: use AdamW with lr={LR:g} for {BATCH} images, weight_decay=0.05, and '
-            'none '
-            'on norms', left=True)
+            'none on norms', left=True)
     _adapt_hooks(cfg, net)
     if cfg.get('load_from'):
         note('load_from', 'is a checkpoint with the old backbone')
@@ -88,8 +87,7 @@ def _adapt_paramwise(wrapper: Dict[str, Any], model: Dict[str, Any], net: SLABBa
         del keys[key]
     if 'bias_lr_mult' in options:
         note('optim_wrapper.paramwise_cfg.bias_lr_mult',
-             'is a habit of SGD and would also reach the biases of the '
-             'backbone')
+             'is a habit of SGD and would also reach the biases of the backbone')
     options = {key: value for key, value in options.items() if key != 'bias_lr_mult'}
     free = _no_decay(net)
     backbone = [f'backbone.{name}' for name, _ in net.named_parameters()]
@@ -154,8 +152,8 @@ def _covering_keys(names: List[str], others: List[str], longer_than: str) -> Lis
 
 
 def _parts(name: str) -> List[str]:
-    """Return runs of whole parts of a parameter's name, also without the number that they end "
-    "with."""
+    """Return runs of whole parts of a parameter's name, also without the number that they end
+    with."""
     words = name.split('.')
     runs = [('.' if start else '') + '.'.join(words[start:end]) for end in range(1,
                                                                                  len(words) + 1)

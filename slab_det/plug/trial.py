@@ -94,8 +94,8 @@ def idle_parameters(backbone: nn.Module) -> List[str]:
 
 
 def fixed_size(model: Dict[str, Any]) -> Optional[Tuple[int, int]]:
-    """Return the side of the images that anchors are made for as (height, width), None for any "
-    "size."""
+    """Return the side of the images that anchors are made for as (height, width), None for any
+    size."""
     for path, value in walk(model, 'model'):
         if path.endswith('anchor_generator.input_size'):
             return (value, value) if isinstance(value, int) else tuple(value[::-1])
@@ -103,8 +103,8 @@ def fixed_size(model: Dict[str, Any]) -> Optional[Tuple[int, int]]:
 
 
 def made_up_batch(cfg: Config, size: Tuple[int, int], seed: int = 0) -> Dict[str, list]:
-    """Return a batch as mmdet's data loaders give it, with masks and classes of pixels where "
-    "they are loaded."""
+    """Return a batch as mmdet's data loaders give it, with masks and classes of pixels where
+    they are loaded."""
     from mmdet.testing import demo_mm_inputs
     classes, pixel_classes = class_numbers(cfg.model)
     masks, semantic = _loaded(cfg)

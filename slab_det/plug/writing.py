@@ -44,8 +44,8 @@ def override(before: Dict[str, Any], after: Dict[str, Any], path: str = '_base_'
 
 
 def changed_settings(before: Any, after: Any, path: str = '') -> Iterator[Tuple[str, Any, Any]]:
-    """Yield (setting, before, after) of every setting that differs; None stands for one that is "
-    "not there.
+    """Yield (setting, before, after) of every setting that differs; None stands for one that is
+    not there.
 
     A dict of another type is one setting, and so are a list and the rules for groups of parameters.
     """

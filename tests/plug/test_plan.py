@@ -63,7 +63,8 @@ def test_the_guide_shows_what_is_written_for_retinanet():
     assert text in (ROOT / 'docs/plug-in.md').read_text()
 
 
-@pytest.mark.parametrize('path, left', [('model.data_preprocessor', True), ('data_preprocessor', False)])
+@pytest.mark.parametrize('path, left', [('model.data_preprocessor', True),
+                                        ('data_preprocessor', False)])
 def test_images_are_normalised_wherever_that_is_set(path, left):
     cfg = Config.fromstring(DETECTOR, '.py')
     beside = cfg.model.pop('data_preprocessor')

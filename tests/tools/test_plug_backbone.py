@@ -18,8 +18,8 @@ RETINANET = 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'
 
 @pytest.fixture
 def plug(monkeypatch, capsys, tmp_path):
-    """Run the tool in an empty folder with a small detector; return its exit code, output and "
-    "errors."""
+    """Run the tool in an empty folder with a small detector; return its exit code, output and
+    errors."""
     spec = importlib.util.spec_from_file_location('plug_backbone', ROOT / 'tools/plug_backbone.py')
     tool = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(tool)
