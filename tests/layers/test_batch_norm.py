@@ -10,6 +10,7 @@ from slab_det.layers import PRepBN, TokenBatchNorm
 
 C = 5
 SIZES = (3, 8)  # tokens per process differ: images of a batch may too
+VALID = (None, torch.tensor([0, 2, 3, 7]))  # all tokens of the first process, some of the second
 
 
 def joint_batch():
@@ -39,8 +40,12 @@ def worker(rank, port, ratio, results):
         assert parameter.grad is not None, f'{name} got no gradient: distributed training would hang'
         dist.all_reduce(parameter.grad)
         gradients[name] = parameter.grad
-    torch.save(dict(out=out.detach(), x_grad=x.grad, gradients=gradients,
-                    state=norm.state_dict()), f'{results}/{rank}.pt')
+    bn, part = TokenBatchNorm(C).double(), x.detach().requires_grad_()
+    valid_out = bn(part, rows=VALID[rank])
+    loss_of(valid_out, rows).backward()
+    torch.save(dict(out=out.detach(), x_grad=x.grad, gradients=gradients, state=norm.state_dict(),
+                    valid=(valid_out.detach(), part.grad), valid_state=bn.state_dict()),
+               f'{results}/{rank}.pt')
     dist.destroy_process_group()
 
 
@@ -67,6 +72,15 @@ def test_two_processes_equal_one_with_the_joint_batch(ratio, tmp_path):
         for name, parameter in norm.named_parameters():
             expected = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
             torch.testing.assert_close(part['gradients'][name], expected, **close)
+
+    bn, x = TokenBatchNorm(C).double(), x.detach().requires_grad_()
+    out = bn(x, rows=torch.cat([torch.arange(SIZES[0]), SIZES[0] + VALID[1]]))
+    loss_of(out, slice(None)).backward()
+    for i, expected in enumerate((out.detach(), x.grad)):
+        torch.testing.assert_close(torch.cat([part['valid'][i] for part in parts]), expected, **close)
+    for part in parts:
+        for name, value in bn.state_dict().items():
+            torch.testing.assert_close(part['valid_state'][name], value, **close)
 
 
 def test_cumulative_average_with_momentum_none():
