@@ -5,7 +5,7 @@ from mmengine.config import Config, ConfigDict
 
 #: Norms that a re-parameterized network no longer has, and hooks that need them.
 NORMS = ('PRepBN', 'RepBN')
-HOOKS = ('PRepBNHook', 'ReparameterizeHook')
+HOOKS = ('PRepBNHook', 'BNCalibrationHook', 'ReparameterizeHook')
 
 
 def deploy_config(cfg: Config) -> Config:

@@ -1,6 +1,6 @@
 """Hook that moves the ratio of PRepBN during training."""
 import math
-from numbers import Integral, Real
+from numbers import Real
 from typing import List, Optional, Union
 
 import torch
@@ -11,6 +11,7 @@ from torch import nn
 
 from slab_det.layers import PRepBN, prepbn_modules
 from .ratio_schedule import SCHEDULES, scheduled_ratio
+from .training_points import check_point, is_count, to_iterations
 
 STATE_KEY = 'prepbn_hook'
 #: A running variance that has grown by more than this since the first look is running away.
@@ -78,13 +79,13 @@ class PRepBNHook(Hook):
             if not isinstance(value, Real) or not 0 <= value <= 1:
                 raise ValueError(f'{name}={value!r} is no ratio: give a number from 0 to 1.')
         for name, value in (('begin', begin), ('end', end)):
-            _check_point(name, value)
-        if _is_count(begin) == _is_count(end) and end <= begin:
+            check_point(name, value)
+        if is_count(begin) == is_count(end) and end <= begin:
             raise ValueError(f'end={end} does not lie after begin={begin}: '
                              'raise end or lower begin.')
-        if not _is_count(num_steps) or num_steps < 1:
+        if not is_count(num_steps) or num_steps < 1:
             raise ValueError(f'num_steps={num_steps!r} must be a whole number of at least 1.')
-        if not _is_count(check_interval) or check_interval < 0:
+        if not is_count(check_interval) or check_interval < 0:
             raise ValueError(f'check_interval={check_interval!r} must be a whole number of '
                              'iterations, or 0 to turn the checks off.')
         self.schedule = schedule
@@ -134,8 +135,8 @@ class PRepBNHook(Hook):
             runner.logger.info('PRepBNHook: the model has no PRepBN, nothing to do.')
             return
         self._averaged = _averaged_modules(runner)
-        self._begin_iter = self._to_iterations('begin', self.begin, runner)
-        self._end_iter = self._to_iterations('end', self.end, runner)
+        self._begin_iter = to_iterations('begin', self.begin, self.by_epoch, runner)
+        self._end_iter = to_iterations('end', self.end, self.by_epoch, runner)
         if self._end_iter <= self._begin_iter:
             raise ValueError(
                 f'end={self.end!r} (iteration {self._end_iter:g}) does not lie after '
@@ -197,17 +198,6 @@ class PRepBNHook(Hook):
             module.set_ratio(self._ratio)
 
     # ---------------------------------------------------------------- beginning
-
-    def _to_iterations(self, name: str, value: Union[int, float], runner) -> float:
-        if _is_count(value):
-            return value * _epoch_length(name, value, runner) if self.by_epoch else value
-        max_iters = runner.max_iters
-        if not isinstance(max_iters, Real) or not 0 < max_iters < math.inf:
-            raise ValueError(
-                f'{name}={value!r} is a fraction of training, whose length is not known '
-                f'(max_iters={max_iters!r}): set max_epochs or max_iters in train_cfg, or give '
-                f'{name} as a whole number.')
-        return value * max_iters
 
     def _find_start(self, runner) -> float:
         if runner.iter > 0 and self._loaded_state is not None:
@@ -283,31 +273,6 @@ class PRepBNHook(Hook):
         if topic not in self._warned:
             self._warned.add(topic)
             runner.logger.warning(f'PRepBNHook: {message}')
-
-
-def _is_count(value) -> bool:
-    return isinstance(value, Integral) and not isinstance(value, bool)
-
-
-def _check_point(name: str, value) -> None:
-    if _is_count(value):
-        if value < 0:
-            raise ValueError(f'{name}={value} is negative: count epochs or iterations from 0.')
-    elif not isinstance(value, Real) or isinstance(value, bool):
-        raise ValueError(f'{name}={value!r} is no number: give a whole number of epochs or '
-                         'iterations, or a fraction of training such as 0.8.')
-    elif not 0 <= value <= 1:
-        raise ValueError(f'{name}={value} is no fraction of training (0.0 to 1.0): a number of '
-                         'epochs or iterations must be a whole number.')
-
-
-def _epoch_length(name: str, value, runner) -> int:
-    try:
-        return len(runner.train_dataloader)
-    except TypeError as error:
-        raise ValueError(
-            f'{name}={value!r} counts epochs, but the training data has no length: set '
-            'by_epoch=False and count iterations.') from error
 
 
 def _unwrap(model: nn.Module) -> nn.Module:

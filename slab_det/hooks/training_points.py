@@ -1,0 +1,57 @@
+"""Where in training something lies: whole epochs, whole iterations, or a fraction."""
+import math
+from numbers import Integral, Real
+from typing import Any, Union
+
+
+def is_count(value: Any) -> bool:
+    """Whether ``value`` is a whole number; True and False are not."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def check_point(name: str, value: Any) -> None:
+    """Check that ``value`` is a point: a count from 0 on, or a fraction from 0.0 to 1.0.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    if is_count(value):
+        if value < 0:
+            raise ValueError(f'{name}={value} is negative: count epochs or iterations from 0.')
+    elif not isinstance(value, Real) or isinstance(value, bool):
+        raise ValueError(f'{name}={value!r} is no number: give a whole number of epochs or '
+                         'iterations, or a fraction of training such as 0.8.')
+    elif not 0 <= value <= 1:
+        raise ValueError(f'{name}={value} is no fraction of training (0.0 to 1.0): a number of '
+                         'epochs or iterations must be a whole number.')
+
+
+def to_iterations(name: str, value: Union[int, float], by_epoch: bool, runner) -> float:
+    """Return the iteration of the point ``value`` in the training of ``runner``.
+
+    Args:
+        name: the argument that it is, for messages.
+        value: see :func:`check_point`.
+        by_epoch: whether counts are epochs or iterations.
+
+    Raises:
+        ValueError: the length of an epoch or of training is needed and not known.
+    """
+    if is_count(value):
+        return value * _epoch_length(name, value, runner) if by_epoch else value
+    max_iters = runner.max_iters
+    if not isinstance(max_iters, Real) or not 0 < max_iters < math.inf:
+        raise ValueError(
+            f'{name}={value!r} is a fraction of training, whose length is not known '
+            f'(max_iters={max_iters!r}): set max_epochs or max_iters in train_cfg, or give '
+            f'{name} as a whole number.')
+    return value * max_iters
+
+
+def _epoch_length(name: str, value: int, runner) -> int:
+    try:
+        return len(runner.train_dataloader)
+    except TypeError as error:
+        raise ValueError(
+            f'{name}={value!r} counts epochs, but the training data has no length: set '
+            'by_epoch=False and count iterations.') from error
