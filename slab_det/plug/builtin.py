@@ -4,7 +4,7 @@ from typing import Any, Dict, List, Tuple
 from mmengine.config import Config
 
 from .detector import walk
-from .trial import fixed_size
+from .trial import SIZE, fixed_size
 
 #: What a pipeline is left with: the transforms that load.
 _LOADING = ('LoadImageFromFile', 'LoadAnnotations', 'LoadPanopticAnnotations')
@@ -27,7 +27,8 @@ def on_builtin_data(cfg: Config, root: str, size: Tuple[int, int] = (160, 192),
     Args:
         cfg: config of a detector for COCO 2017, whose files are below ``data/coco/``.
         root: what ``tools/make_dataset.py --layout coco --panoptic --semantic`` wrote.
-        size: height and width of the images in pixels, unless the detector is built for one size.
+        size: height and width of the images in pixels, unless the detector is built for one size,
+            or takes its queries (up to 900) from the cells of the maps.
         batch: images per step.
     """
     cfg = Config({
@@ -35,7 +36,7 @@ def on_builtin_data(cfg: Config, root: str, size: Tuple[int, int] = (160, 192),
         for name, value in _moved(cfg.to_dict(), f'{root.rstrip("/")}/').items()
         if not name.startswith(('test_', 'tta_'))
     })
-    size = fixed_size(cfg.model) or size
+    size = fixed_size(cfg.model) or (SIZE if cfg.model.get('as_two_stage') else size)
     for phase in ('train', 'val'):
         loader = cfg[f'{phase}_dataloader']
         dataset = next(node for _, node in walk({'': loader}, '')
@@ -49,7 +50,8 @@ def on_builtin_data(cfg: Config, root: str, size: Tuple[int, int] = (160, 192),
     for evaluator in evaluators:
         if evaluator.type == 'CocoPanopticMetric':
             evaluator.nproc = 1
-    cfg.train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=1, val_interval=2)
+    cfg.train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=1, val_begin=2)
+    cfg.randomness = dict(seed=0)
     cfg.val_cfg = dict(type='ValLoop')
     cfg.log_processor = dict(type='LogProcessor', window_size=1, by_epoch=True)
     cfg.custom_hooks = [
@@ -63,7 +65,8 @@ def on_builtin_data(cfg: Config, root: str, size: Tuple[int, int] = (160, 192),
     cfg.model.data_preprocessor.pop('batch_augments', None)
     for _, node in walk({'': cfg.model.get('test_cfg') or {}}, ''):
         if isinstance(node, dict):
-            node.update({key: limit for key, limit in _LIMITS.items() if (node.get(key) or 0) > limit})
+            over = {key: limit for key, limit in _LIMITS.items() if (node.get(key) or 0) > limit}
+            node.update(over)
     cfg.load_from, cfg.resume = None, False
     return cfg
 
