@@ -169,7 +169,7 @@ def calibrate_batch_norm(
     _check_arguments(batches, max_passes, tolerance)
     forward = forward or getattr(model, 'test_step', None) or model
     report = CalibrationReport()
-    with _frozen_parameters(model), _modes_kept(model):
+    with frozen_parameters(model), modes_kept(model):
         sites, report.frozen = sites_to_calibrate(model, include_frozen)
         model.eval()
         old = get_statistics(sites)
@@ -205,7 +205,7 @@ def sites_to_calibrate(model: nn.Module,
         ValueError: there is none to recompute.
     """
     sites, frozen = norm_sites(model), []
-    with _modes_kept(model):
+    with modes_kept(model):
         model.train()
         if not include_frozen:
             frozen = [site.name for site in sites if not site.bn.training]
@@ -276,10 +276,26 @@ def _one_pass(sites: List[NormSite], forward: Callable, batches: Iterable, repor
 
         return before_forward
 
-    handles = [site.entry.register_forward_pre_hook(watch(site)) for site in sites]
-    count = torch.zeros((), dtype=torch.float64, device=sites[0].bn.running_mean.device)
+    report.batches = run_watched([(site.entry, watch(site)) for site in sites], forward, batches,
+                                 like=sites[0].bn.running_mean)
+    if is_distributed():
+        for moment in moments.values():
+            moment.reduce()
+    return _settled(moments)
+
+
+def run_watched(watched: Iterable[Tuple[nn.Module, Callable]], forward: Callable, batches: Iterable,
+                like: Tensor) -> int:
+    """Run ``forward`` on all batches with a forward pre-hook on each module; return the number of
+    batches of all processes.
+
+    Args:
+        like: a tensor on the device whose process group counts them.
+    """
+    handles = [module.register_forward_pre_hook(hook) for module, hook in watched]
+    count = torch.zeros((), dtype=torch.float64, device=like.device)
     try:
-        # No graph is recorded, since no parameter requires a gradient.
+        # No graph is recorded where no parameter requires a gradient.
         with torch.enable_grad():
             for batch in batches:
                 forward(batch)
@@ -289,12 +305,9 @@ def _one_pass(sites: List[NormSite], forward: Callable, batches: Iterable, repor
             handle.remove()
     if is_distributed():
         dist.all_reduce(count)
-        for moment in moments.values():
-            moment.reduce()
     if not count:
         raise ValueError('batches is empty: calibrate over at least one image.')
-    report.batches = int(count)
-    return _settled(moments)
+    return int(count)
 
 
 def _settled(moments: Dict[str, _Moments]) -> Statistics:
@@ -328,7 +341,8 @@ def _changes(sites: List[NormSite], new: Statistics) -> Dict[str, Tuple[float, f
 
 
 @contextmanager
-def _modes_kept(model: nn.Module) -> Iterator[None]:
+def modes_kept(model: nn.Module) -> Iterator[None]:
+    """Put every module back into its mode, training or evaluation, afterwards."""
     modes = {module: module.training for module in model.modules()}
     try:
         yield
@@ -338,7 +352,8 @@ def _modes_kept(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _frozen_parameters(model: nn.Module) -> Iterator[None]:
+def frozen_parameters(model: nn.Module) -> Iterator[None]:
+    """Let no parameter require a gradient inside."""
     free = [parameter for parameter in model.parameters() if parameter.requires_grad]
     for parameter in free:
         parameter.requires_grad_(False)

@@ -10,6 +10,7 @@ from torch import nn
 
 from ..calibration import (NormSite, Statistics, calibrate_batch_norm, get_statistics, norm_sites,
                            put_statistics, sites_to_calibrate)
+from ..layer_norm_fit import fit_repbn_to_layer_norm
 from .calibration_data import calibration_loader, images_as_tested, progress_bar
 from .prepbn_hook import PRepBNHook
 from .random_states import capture_states, restore_states
@@ -45,6 +46,10 @@ class BNCalibrationHook(Hook):
             move. None: no such phase. Not before the ratio of PRepBN has arrived, or the norms change
             under parameters that cannot follow. ``EMAHook`` goes on averaging.
         by_epoch: whether a whole number ``freeze_from`` counts epochs or iterations.
+        fit_layer_norm: before the first iteration of a training that starts at ratio 1, begin the
+            RepBN branch where the LayerNorm is, see
+            :func:`~slab_det.layer_norm_fit.fit_repbn_to_layer_norm`; for detectors that were trained with
+            LayerNorm.
         include_frozen, max_passes, tolerance: see
             :func:`~slab_det.calibration.calibrate_batch_norm`.
         dataset: images to calibrate with, a data set or its config, with the pipeline that they
@@ -66,6 +71,7 @@ class BNCalibrationHook(Hook):
                  at_test: bool = False,
                  freeze_from: Union[None, int, float] = None,
                  by_epoch: bool = True,
+                 fit_layer_norm: bool = False,
                  include_frozen: bool = False,
                  max_passes: int = 10,
                  tolerance: float = 0.01,
@@ -79,15 +85,16 @@ class BNCalibrationHook(Hook):
             raise ValueError(f'tolerance={tolerance!r} must be a number from 0 on, such as 0.01.')
         if freeze_from is not None:
             check_point('freeze_from', freeze_from)
-        if freeze_from is None and not (at_val or at_end or at_test):
-            raise ValueError('at_val, at_end and at_test are False and freeze_from is None: '
-                             'the hook would do nothing; set one of them or remove it.')
+        if freeze_from is None and not (at_val or at_end or at_test or fit_layer_norm):
+            raise ValueError('at_val, at_end, at_test and fit_layer_norm are False and freeze_from is '
+                             'None: the hook would do nothing; set one of them or remove it.')
         self.num_images = num_images
         self.at_val = at_val
         self.at_end = at_end
         self.at_test = at_test
         self.freeze_from = freeze_from
         self.by_epoch = by_epoch
+        self.fit_layer_norm = fit_layer_norm
         self.dataset = dataset
         self.num_workers = num_workers
         self._options = dict(include_frozen=include_frozen, max_passes=max_passes,
@@ -141,8 +148,25 @@ class BNCalibrationHook(Hook):
             # Now rather than after the training.
             sites_to_calibrate(model, self._options['include_frozen'])
             self._find_images(runner)
-        if self.freeze_from is None:
-            return
+        if self.fit_layer_norm and runner.iter == 0:
+            self._fit(runner, model)
+        if self.freeze_from is not None:
+            self._plan_freezing(runner, model)
+
+    def _fit(self, runner, model: nn.Module) -> None:
+        self._find_images(runner)
+        states = capture_states()
+        try:
+            explained = fit_repbn_to_layer_norm(model, self._loader, progress=progress_bar)
+        finally:
+            restore_states(states)
+        worst = min(explained, key=explained.get)
+        runner.logger.info(
+            f'BNCalibrationHook: {len(explained)} RepBN branches fitted to their LayerNorm, of whose '
+            f'variance they explain {sum(explained.values()) / len(explained):.1%}, at least '
+            f'{explained[worst]:.1%} (in {worst}).')
+
+    def _plan_freezing(self, runner, model: nn.Module) -> None:
         self._freeze_iter = to_iterations('freeze_from', self.freeze_from, self.by_epoch, runner)
         if not norm_sites(model):
             raise ValueError(f'freeze_from={self.freeze_from}: {type(model).__name__} has no BatchNorm '

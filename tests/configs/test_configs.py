@@ -19,7 +19,9 @@ from slab_det.hooks import PRepBNHook, RandomStateHook
 from slab_det.layers import PRepBN, RepBN, prepbn_modules
 
 ROOT = Path(__file__).parents[2]
-CONFIGS = sorted(path for path in (ROOT / 'configs').glob('*/*.py') if path.parent.name != '_base_')
+# But for the detectors with LayerNorm that recipes start from.
+CONFIGS = sorted(path for path in (ROOT / 'configs').glob('*/*.py')
+                 if path.parent.name != '_base_' and '-ln_' not in path.stem.replace('from-ln', ''))
 SWIN = [path for path in CONFIGS if path.parent.name == 'slab_swin']
 METAFILES = sorted((ROOT / 'configs').glob('*/metafile.yml'))
 NORMS = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._BatchNorm, RepBN, PRepBN)

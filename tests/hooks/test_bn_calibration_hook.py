@@ -223,6 +223,24 @@ def test_a_phase_that_begins_before_the_ratio_arrives_is_noticed(make_runner, mo
     assert 'freeze_from=0.5 (iteration 4) lies before the ratio of PRepBN arrives at iteration 6.4' in found
 
 
+def test_the_branch_is_fitted_once_before_a_training_from_layer_norm(make_runner, tmp_path):
+    def hooks(watch):
+        return [RandomStateHook(), PRepBNHook(), calibration(fit_layer_norm=True, at_val=False, at_end=False),
+                watch]
+
+    plain, fitted = Watch(), Watch()
+    etas = []
+    fitted.before_train_iter = lambda runner, *args, **kwargs: etas.append(float(runner.model.norm1.repbn.eta))
+    make_runner([RandomStateHook(), PRepBNHook(), plain], seeded(), length=2).train()
+    make_runner(hooks(fitted), seeded(), length=2, work_dir='run', checkpoint=dict(interval=1)).train()
+    assert etas[0] == 0 and fitted.random == plain.random
+    assert fitted.losses[0] == plain.losses[0]  # the ratio of the first iteration is 1
+    assert fitted.losses[1:] != plain.losses[1:]
+    resumed = Watch()
+    make_runner(hooks(resumed), length=2, resume=True, load_from=str(tmp_path / 'run/epoch_1.pth')).train()
+    assert resumed.losses == fitted.losses[4:]
+
+
 def test_priority_is_between_the_ratio_and_the_checkpoint():
     from mmengine.runner import get_priority
     order = [EMAHook.priority, PRepBNHook.priority, BNCalibrationHook.priority, CheckpointHook.priority]

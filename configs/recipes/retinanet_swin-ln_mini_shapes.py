@@ -1,0 +1,15 @@
+# RetinaNet with a small Swin of mmdet and LayerNorm, on the built-in data set: the detector that
+# retinanet_swin-prepbn-from-ln_mini_shapes.py takes its norms from.
+_base_ = [
+    '../_base_/models/retinanet_slab-swin-mini.py',
+    '../_base_/datasets/shapes_detection.py',
+    '../_base_/schedules/mini.py',
+    'mmdet::_base_/default_runtime.py',
+]
+custom_imports = dict(imports=['slab_det'], allow_failed_imports=False)
+model = dict(
+    backbone=dict(
+        _delete_=True, type='SwinTransformer', embed_dims=32, depths=(1, 1, 2, 1),
+        num_heads=(1, 2, 4, 8), window_size=5, drop_path_rate=0.0, norm_cfg=dict(type='LN')))
+default_hooks = dict(logger=dict(interval=25))
+randomness = dict(seed=0)
