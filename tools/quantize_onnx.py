@@ -61,8 +61,8 @@ def main(args: argparse.Namespace) -> None:
         images = calibration_images(args.calib, args.num)
     except ValueError as error:
         raise InputError(f'--calib {error}') from error
-    folder.mkdir(parents=True, exist_ok=True)
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         layers = quantize(source, target, images, args.method, args.keep)
     except OSError as error:
         raise InputError(f'--out {target} cannot be written: {error.strerror or error}') from error

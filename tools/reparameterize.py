@@ -4,7 +4,6 @@ DIR receives NAME_deploy.pth and NAME_deploy.py, which tools/test.py and mmdet's
 """
 
 import argparse
-import os
 from pathlib import Path
 
 from slab_det.cli import (InputError, add_config_arguments, check_checkpoint, check_fit, check_model, load_config,
@@ -85,7 +84,6 @@ def main(args: argparse.Namespace) -> None:
 
     import torch
     name = Path(args.config).stem
-    os.makedirs(folder, exist_ok=True)
     checkpoint, config = folder / f'{name}_deploy.pth', folder / f'{name}_deploy.py'
     meta = {key: value for key, value in (content.get('meta') or {}).items() if key != 'cfg'}
     weights = dict(state_dict=twin.state_dict(), meta=meta)

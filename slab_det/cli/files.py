@@ -9,7 +9,8 @@ from .errors import InputError
 
 @contextmanager
 def whole_file(path: Union[str, Path], argument: str) -> Iterator[Path]:
-    """Yield a temporary path beside ``path`` that becomes ``path`` when the block ends well.
+    """Yield a temporary path beside ``path`` that becomes ``path`` when the block ends well. The
+    folder is made where it is missing.
 
     Raises:
         InputError: naming ``argument``, where it cannot be written.
@@ -17,12 +18,14 @@ def whole_file(path: Union[str, Path], argument: str) -> Iterator[Path]:
     path = Path(path)
     part = path.with_name(f'.{path.name}.{os.getpid()}')
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield part
         os.replace(part, path)
     except OSError as error:
         raise InputError(f'{argument} {path} cannot be written: {error.strerror or error}') from error
     finally:
-        part.unlink(missing_ok=True)
+        if part.exists():
+            part.unlink()
 
 
 def writable_folder(path: Union[str, Path], argument: str) -> Path:
