@@ -130,8 +130,9 @@ def main(args: argparse.Namespace) -> None:
         tables = [table(part, (height, width), args, folder) for part in args.parts]
     if args.prepare:
         return
+    command = f'--parts {" ".join(args.parts)} --size {args.size} --threads {args.threads} --rounds {args.rounds}'
     text = '\n\n'.join([
-        '# Benchmark of ONNX files', f'Measured by `python benchmarks/onnx_latency.py {" ".join(sys.argv[1:])}` on',
+        '# Benchmark of ONNX files', f'Measured by `python benchmarks/onnx_latency.py {command}` on',
         f'> {machine("cpu", args.threads)}; onnxruntime {onnxruntime.__version__}', *tables]) + '\n'
     print(text)
     if args.out:

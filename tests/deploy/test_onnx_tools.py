@@ -108,8 +108,14 @@ def test_a_detector_is_exported_evaluated_and_quantized(place, monkeypatch, caps
     model = onnx.load(small)
     kinds = {node.op_type for node in model.graph.node}
     assert {'QuantizeLinear', 'DequantizeLinear'} <= kinds and {entry.domain for entry in model.opset_import} == {''}
+    # Sums of linear layers are not rounded again.
+    rounded = {node.input[0] for node in model.graph.node if node.op_type == 'QuantizeLinear'}
+    assert not any(node.output[0] in rounded for node in model.graph.node if node.op_type in ('Gemm', 'MatMul'))
     run_tool(monkeypatch, 'test_onnx', place / 'config.py', small, '--threads', 1)
-    assert 'coco/bbox_mAP' in capsys.readouterr().out
+    lines = capsys.readouterr().out.splitlines()
+    precision = next(float(line.split(': ')[1]) for line in lines if line.startswith('coco/bbox_mAP:'))
+    # Random weights amplify what rounding changes; a trained detector loses 0.002.
+    assert 0.15 < precision < 1
 
 
 def test_export_refuses_bad_input_in_one_sentence(place, monkeypatch, capsys, tmp_path):
