@@ -64,6 +64,8 @@ class SLABBackbone(BaseModule):
 
         self.net = net
         net.prune_intermediate_layers(list(out_indices), prune_norm=True, prune_head=True)
+        # mmdet's NumClassCheckHook compares this name with the data's classes wherever it meets it.
+        del net.num_classes
         net.set_grad_checkpointing(with_cp)
         for i, channels in zip(self.out_indices, self.out_channels):
             norm = nn.Identity()

@@ -9,7 +9,7 @@ from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Tuple
 import torch
 from mmdet.registry import MODELS
 from mmengine.config import Config, ConfigDict
-from mmengine.logging import MMLogger
+from mmengine.logging import MessageHub, MMLogger
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS as BASE_MODELS
 from mmengine.model import revert_sync_batchnorm
@@ -167,8 +167,6 @@ def _build(model: Dict[str, Any]) -> nn.Module:
     built = revert_sync_batchnorm(MODELS.build(model))
     built.init_weights()
     built.train()
-    if hasattr(built, 'set_epoch'):  # mmdet's SetEpochInfoHook, for TOOD
-        built.set_epoch(0)
     return built
 
 
@@ -181,6 +179,8 @@ def _step(model: nn.Module, cfg: Config, size: Tuple[int,
     # One step is one update.
     wrapper.pop('accumulative_counts', None)
     optimizer = build_optim_wrapper(model, wrapper)
+    for name in ('epoch', 'iter'):  # where the runner tells how far training is; TOOD and BoxInst ask
+        MessageHub.get_current_instance().update_info(name, 0)
     data = model.data_preprocessor(made_up_batch(cfg, size), True)
     loss, losses = model.parse_losses(model(**data, mode='loss'))
     optimizer.backward(loss)

@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[2]
 YOLOX_LIKE = '''
 model = dict(type='YOLOX', data_preprocessor=dict(
     type='DetDataPreprocessor', batch_augments=[dict(type='BatchFixedSizePad', size=(9, 9))]),
+    head=dict(bbox_coder=dict(clip_border=False)),
     test_cfg=dict(score_thr=0.5, rcnn=dict(score_thr=0.3, nms=dict(iou_threshold=0.5))))
 train_dataloader = dict(batch_size=64, batch_sampler=dict(type='AspectRatio'), dataset=dict(
     type='MultiImageMixDataset', pipeline=[dict(type='Mosaic')], dataset=dict(
@@ -51,12 +52,13 @@ def test_data_and_length_change_and_what_trains_the_model_stays():
     assert 'batch_augments' not in cfg.model.data_preprocessor
     assert cfg.model.test_cfg.to_dict() == dict(
         score_thr=0.0, rcnn=dict(score_thr=0.0, nms=dict(iou_threshold=0.5)))
+    assert cfg.model.head.bbox_coder.clip_border is True
     assert 'test_dataloader' not in cfg and cfg.load_from is None
 
 
 def test_a_detector_for_one_size_keeps_it():
     text = YOLOX_LIKE.replace("type='YOLOX'",
-                              "type='SSD', head=dict(anchor_generator=dict(input_size=300))")
+                              "type='SSD', bbox_head=dict(anchor_generator=dict(input_size=300))")
     cfg = on_builtin_data(Config.fromstring(text, '.py'), 'data/shapes')
     assert cfg.train_dataloader.dataset.pipeline[2].scale == (300, 300)
 
