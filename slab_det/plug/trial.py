@@ -179,7 +179,7 @@ def _step(model: nn.Module, cfg: Config, size: Tuple[int,
     # One step is one update.
     wrapper.pop('accumulative_counts', None)
     optimizer = build_optim_wrapper(model, wrapper)
-    for name in ('epoch', 'iter'):  # where the runner tells how far training is; TOOD and BoxInst ask
+    for name in ('epoch', 'iter'):  # the runner tells how far training is; TOOD and BoxInst ask
         MessageHub.get_current_instance().update_info(name, 0)
     data = model.data_preprocessor(made_up_batch(cfg, size), True)
     loss, losses = model.parse_losses(model(**data, mode='loss'))
