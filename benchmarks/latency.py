@@ -9,6 +9,7 @@ import argparse
 import json
 import os
 import platform
+import shlex
 import statistics
 import sys
 from pathlib import Path
@@ -122,7 +123,7 @@ def main(args: argparse.Namespace) -> None:
                 for size in sizes:
                     tables.append(table(Case(part, mode, dtype, size, batch, args.device), args))
                     print('\n' + tables[-1] + '\n', flush=True)
-    header = [f'Measured by `python benchmarks/latency.py {" ".join(sys.argv[1:])}` on', '',
+    header = [f'Measured by `python benchmarks/latency.py {shlex.join(sys.argv[1:])}` on', '',
               f'> {machine(args.device, args.threads)}', '',
               f'Ratios are to {BASELINE}; peak memory is above the size before the first forward pass.']
     if args.out:

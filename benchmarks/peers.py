@@ -13,10 +13,14 @@ def _mmdet(**cfg) -> nn.Module:
     return MODELS.build(cfg)
 
 
+def _slab(**cfg) -> nn.Module:
+    import slab_det  # noqa: F401  registers its backbones
+    return _mmdet(**cfg)
+
+
 def _ours(attn_types: str, deploy: bool, **cfg) -> nn.Module:
-    import slab_det  # noqa: F401
     from slab_det.layers import set_ratio
-    model = _mmdet(type='SLABSwinTransformer', arch='tiny', attn_types=attn_types, deploy=deploy, **cfg)
+    model = _slab(type='SLABSwinTransformer', arch='tiny', attn_types=attn_types, deploy=deploy, **cfg)
     set_ratio(model, 0.0 if deploy else 0.5)
     return model
 
@@ -51,10 +55,12 @@ BACKBONES: Dict[str, Callable[[], nn.Module]] = {
 #: attention attend in windows or stripes, CSWin's stripes excepted, which are as long as the map.
 LINEAR = {
     'SLAB-Swin-T': lambda: _ours('LLSS', True),
-    'SLAB-PVT-T': lambda: _mmdet(type='SLABPyramidVisionTransformer', arch='tiny', deploy=True),
-    'SLAB-PVTv2-B0': lambda: _mmdet(type='SLABPyramidVisionTransformerV2', arch='b0', deploy=True),
-    'SLAB-DeiT-T': lambda: _mmdet(type='SLABVisionTransformer', arch='tiny', attn_types='L', deploy=True),
-    'SLAB-CSWin-T': lambda: _mmdet(type='SLABCSWinTransformer', arch='tiny', deploy=True),
+    'SLAB-PVT-T': lambda: _slab(type='SLABPyramidVisionTransformer', arch='tiny', deploy=True),
+    'SLAB-PVTv2-B0': lambda: _slab(type='SLABPyramidVisionTransformerV2', arch='b0', deploy=True),
+    'SLAB-DeiT-T': lambda: _slab(type='SLABVisionTransformer', arch='tiny', attn_types='L', deploy=True),
+    'SLAB-CSWin-T': lambda: _slab(type='SLABCSWinTransformer', arch='tiny', deploy=True),
+    'SLAB-CSWin-T, linear throughout': lambda: _slab(type='SLABCSWinTransformer', arch='tiny', attn_types='LLLL',
+                                                      deploy=True),
     'mmdet Swin-T': BACKBONES[BASELINE],
     'mmdet PVT-T': BACKBONES['mmdet PVT-T'],
 }
