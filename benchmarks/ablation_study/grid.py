@@ -133,7 +133,8 @@ def make_config(cell: Cell, seed: int, work_dir: Path, start: Optional[Path] = N
         'model.backbone': backbone,
         'optim_wrapper.optimizer.lr': lr,
         'train_dataloader.batch_size': cell.batch,
-        'default_hooks.logger.interval': max(total // 40, 1),
+        # Evaluations are logged by iteration too; an iteration-based loop stays in epoch 0.
+        'default_hooks.logger': dict(interval=max(total // 40, 1), log_metric_by_epoch=False),
         'default_hooks.checkpoint': dict(by_epoch=False, interval=max(total // 8, 1), max_keep_ckpts=1),
         'randomness.seed': seed,
     })

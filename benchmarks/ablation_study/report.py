@@ -94,9 +94,9 @@ def difference_table(results: Results, cells: Sequence[Cell], metric: str = 'bbo
                           'll' + 'r' * len(against))
 
 
-def missing(results: Results, cells: Sequence[Cell]) -> List[str]:
-    return [f'{cell.name} seed {seed}' for cell in cells for seed in SEEDS
-            if seed not in results.get(cell.name, {})]
+def count_missing(results: Results, cells: Sequence[Cell]) -> int:
+    """How many runs of the usual seeds are not finished."""
+    return sum(seed not in results.get(cell.name, {}) for cell in cells for seed in SEEDS)
 
 
 def _grid_section(results: Results, data: str, pictures: Path, out: Path) -> List[str]:
@@ -107,9 +107,10 @@ def _grid_section(results: Results, data: str, pictures: Path, out: Path) -> Lis
              f'{budget.iterations} iterations of 4 images, peak learning rate {budget.lr:g}. Mean ± standard '
              'deviation over seeds, in percent; CPU time with all evaluations.', '',
              score_table(results, cells, 'norm', lambda cell: cell.norm), '']
-    gaps = missing(results, cells)
+    gaps = count_missing(results, cells)
     if gaps:
-        lines += [f'Not trained yet, {len(gaps)} of {len(cells) * len(SEEDS)} runs: {", ".join(gaps)}.', '']
+        lines += [f'**{gaps} of {len(cells) * len(SEEDS)} runs are not trained yet**; the command above goes on with '
+                  'them.', '']
     lines += ['Differences in box AP between runs of the same seed, with 95 % confidence intervals (Student\'s t '
               'over the seeds); bold where the interval leaves out 0:', '', difference_table(results, cells), '']
     diverged = [f'{name} seed {seed}' for name, runs in results.items() for seed, run in runs.items()

@@ -204,6 +204,7 @@ def test_a_run_leaves_its_result_and_its_weights_and_is_not_repeated(tmp_path, m
     folder = runs.run_folder(tmp_path, cell.name, 3)
     result = runs.read_result(tmp_path, cell.name, 3)
     assert [row['step'] for row in result['curves']['training']] == [1, 2]
+    assert [row['step'] for row in result['curves']['evaluations']] == [2]
     assert set(result['metrics']) == {'bbox_AP', 'bbox_AP50', 'segm_AP', 'segm_AP50'}
     assert result['settings']['seed'] == 3 and result['finite'] and result['cpu_seconds'] > 0
     assert not list(folder.glob('iter_*.pth'))
@@ -271,7 +272,7 @@ def test_the_report_gives_means_spreads_and_what_is_missing(finished):
     bccd = differences.split('## ')[0]
     assert row_of(bccd, 'PRepBN', 'SLA') == ['**+1.0 ± 0.0**', '+6.0 (one seed)']
     assert row_of(bccd, 'BN', 'SLA') == ['-5.0 (one seed)', '–']
-    assert 'Not trained yet, 17 of 24 runs' in scores and 'grid-bccd-BN-SLA seed 2' in scores
+    assert '**17 of 24 runs are not trained yet**' in scores
     assert 'The loss was not finite in: grid-bccd-BN-SLA seed 0.' in text
     assert '> a machine' in text
 
