@@ -19,8 +19,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--out', required=True, metavar='FILE', help='checkpoint to write')
     parser.add_argument('--num-images', type=int, default=128, metavar='N',
                         help='images of the training data, spread evenly over it (default: 128)')
-    parser.add_argument('--max-passes', type=int, default=10, metavar='N',
-                        help='passes over the images after which it ends at the latest (default: 10)')
+    parser.add_argument('--max-passes', type=int, default=20, metavar='N',
+                        help='passes over the images after which it ends at the latest (default: 20)')
     parser.add_argument('--tolerance', type=float, default=0.01, metavar='SHARE',
                         help='it ends when a pass changes no mean by more standard deviations and no variance by '
                         'a larger share (default: 0.01)')

@@ -73,7 +73,7 @@ class BNCalibrationHook(Hook):
                  by_epoch: bool = True,
                  fit_layer_norm: bool = False,
                  include_frozen: bool = False,
-                 max_passes: int = 10,
+                 max_passes: int = 20,
                  tolerance: float = 0.01,
                  dataset: Union[None, Mapping[str, Any], Any] = None,
                  num_workers: int = 2) -> None:
@@ -127,6 +127,9 @@ class BNCalibrationHook(Hook):
         self._running = {name: value for name, value in running.items() if name in kept}
         for line in report.summary().splitlines():
             runner.logger.info(f'BNCalibrationHook: {line}')
+        if report.residual > self._options['tolerance'] and report.passes > 1:
+            runner.logger.warning(f'BNCalibrationHook: the statistics still change by '
+                                  f'{report.residual:.2g}: raise max_passes.')
 
     def _find_images(self, runner) -> None:
         if self._loader is not None:
