@@ -83,8 +83,9 @@ def train(work_dir: Path, cell: Cell, seed: int, threads: int, machine: str) -> 
 def _train(work_dir: Path, cell: Cell, seed: int, threads: int, folder: Path) -> Dict[str, Any]:
     import cv2
     import torch
-    from . import norms  # noqa: F401  (registers BatchNorm alone)
+    from .norms import register
 
+    register()
     torch.set_num_threads(threads)
     cv2.setNumThreads(threads)
     start = None
