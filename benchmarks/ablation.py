@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from ablation_study.grid import SEEDS, STUDIES, Cell, make_config, select  # noqa: E402
+from ablation_study.norms import register as register_plain_batch_norm  # noqa: E402
 from ablation_study.runs import is_finished, run_folder, train  # noqa: E402
 from latency import machine  # noqa: E402
 from slab_det.cli import InputError, check_data, run, writable_folder  # noqa: E402
@@ -112,6 +113,8 @@ def main(args: argparse.Namespace) -> None:
     if args.run:
         if len(args.seeds) != 1:
             raise InputError(f'--run {args.run} takes one seed: give --seeds SEED')
+        # In the process of a run only: elsewhere in the package plain BatchNorm is no norm.
+        register_plain_batch_norm()
         train(args.work_dir, find_cell(args.run), args.seeds[0], args.threads, machine('cpu', args.threads))
         return
     runs = chosen_runs(args)

@@ -83,9 +83,7 @@ def train(work_dir: Path, cell: Cell, seed: int, threads: int, machine: str) -> 
 def _train(work_dir: Path, cell: Cell, seed: int, threads: int, folder: Path) -> Dict[str, Any]:
     import cv2
     import torch
-    from .norms import register
 
-    register()
     torch.set_num_threads(threads)
     cv2.setNumThreads(threads)
     start = None
