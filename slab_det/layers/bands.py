@@ -7,9 +7,9 @@ over the whole map needs sums over all keys, which a first pass takes.
 from typing import Callable, Iterator, NamedTuple, Optional, Tuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .attention import depthwise_over_heads
 from .chunks import CHUNK, runs_in_chunks
 
 #: Tokens per band: with more rows the ones around it, which are computed twice, weigh less.
@@ -56,18 +56,14 @@ def depthwise_in_band(around: Tensor, band: Band, width: int, weight: Tensor,
         around: tokens ``(N, C)`` of the band and of ``K // 2`` rows around it.
         band: of :func:`bands` with a halo of ``K // 2``.
         width: of the map.
-        weight: ``(C, 1, K, K)``.
-        bias: ``(C,)`` or None.
+        weight, bias: as for :func:`slab_det.layers.attention.depthwise_over_heads`.
 
     Returns:
         ``(band.rows * width, C)``.
     """
-    channels = around.shape[-1]
-    image = around.reshape(1, -1, width, channels).permute(0, 3, 1, 2)
     # Padding falls on rows around the band, which are cut off, unless the map ends with the band.
-    out = F.conv2d(image, weight, bias, padding=weight.shape[-1] // 2, groups=channels)
-    out = out.permute(0, 2, 3, 1)[0, band.skipped:band.skipped + band.rows]
-    return out.reshape(-1, channels)
+    out = depthwise_over_heads(around.unsqueeze(0), around.shape[0] // width, width, weight, bias)
+    return out[0, band.skipped * width:(band.skipped + band.rows) * width]
 
 
 def linear_attention_in_bands(
@@ -95,8 +91,8 @@ def linear_attention_in_bands(
         key_value: gives keys before the ReLU, positional encoding added, and values of some tokens
             and their place among all.
         project: projects the result.
-        weight: kernels ``(C, 1, K, K)`` of the depth-wise convolution.
-        bias: ``(C,)`` or None.
+        weight, bias: of the depth-wise convolution, as for
+            :func:`slab_det.layers.simplified_linear_attention`.
         eps: keeps the quotient finite where a query is zero.
     """
     channels = tokens.shape[-1]

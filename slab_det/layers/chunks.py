@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .cache import size_cache
+from .traced import in_graph
 from .windows import shift_mask, window_layout
 
 #: Tokens per chunk: four times 384 channels of them are 6 MB in float32.
@@ -21,14 +22,16 @@ CHUNK = 1024
 COMPILED_CHUNK = 4096
 
 
-def runs_in_chunks(module: nn.Module, x: Tensor) -> bool:
-    """Whether ``module`` may treat ``x`` chunk by chunk: inference on a CPU, not being traced.
+def infers_on_cpu(module: nn.Module, x: Tensor) -> bool:
+    """Whether ``module`` is used for inference on a CPU: training needs whole batches for its
+    statistics, a GPU whole batches to be busy."""
+    return x.device.type == 'cpu' and not module.training and not torch.is_grad_enabled()
 
-    Training needs whole batches for its statistics, a GPU whole batches to be busy, and a
-    compiler or exporter sees one graph better than an unrolled loop.
-    """
-    return (x.device.type == 'cpu' and not module.training and not torch.is_grad_enabled()
-            and not torch.compiler.is_compiling() and not torch.jit.is_tracing())
+
+def runs_in_chunks(module: nn.Module, x: Tensor) -> bool:
+    """Whether ``module`` may treat ``x`` chunk by chunk: inference on a CPU, not being traced. A
+    compiler or exporter sees one graph better than an unrolled loop."""
+    return infers_on_cpu(module, x) and not in_graph()
 
 
 def residual_in_chunks(x: Tensor, branch: Callable[[Tensor], Tensor]) -> Tensor:

@@ -56,6 +56,10 @@ class _ReducedProjection(GridCache):
             source = self.norm(image.permute(0, 2, 3, 1).flatten(1, 2))
         return (self.q(x), *self.kv(source).chunk(2, dim=-1))
 
+    def residual(self, x: Tensor, norm: nn.Module, height: int, width: int) -> Tensor:
+        """Return ``x + self(norm(x))``."""
+        return x + self(norm(x), height, width)
+
     def fold(self, norm: nn.Module) -> nn.Identity:
         """Fold the norm of the tokens that come in, and the norm behind the reduction, into the
         layers behind them; return what takes the norm's place.
@@ -79,10 +83,6 @@ class ReducedSoftmaxAttention(_ReducedProjection):
                    for t in self.project(x, height, width))
         out = F.scaled_dot_product_attention(q, k, v)
         return self.proj(out.transpose(1, 2).flatten(2))
-
-    def residual(self, x: Tensor, norm: nn.Module, height: int, width: int) -> Tensor:
-        """Return ``x + self(norm(x))``."""
-        return x + self(norm(x), height, width)
 
 
 class ReducedLinearAttention(_ReducedProjection):
@@ -122,19 +122,17 @@ class ReducedLinearAttention(_ReducedProjection):
     def residual(self, x: Tensor, norm: nn.Module, height: int, width: int) -> Tensor:
         """Return ``x + self(norm(x))``, on the CPU in inference band by band."""
         if self.sr_ratio > 1 or not runs_in_bands(self, x):
-            return x + self(norm(x), height, width)
+            return super().residual(x, norm, height, width)
         encoding = self.resized(self.positional_encoding, self.grid, (height, width))[0]
 
         def key_value(tokens: Tensor, place: slice) -> Tuple[Tensor, Tensor]:
             k, v = self.kv(norm(tokens)).chunk(2, dim=-1)
             return k + encoding[place], v
 
-        weight = self.dwc.weight.repeat(self.num_heads, 1, 1, 1)
-        bias = self.dwc.bias.repeat(self.num_heads)
         return torch.stack([
             linear_attention_in_bands(image, height, width, self.num_heads,
                                       lambda tokens: self.q(norm(tokens)), key_value, self.proj,
-                                      weight, bias) for image in x])
+                                      self.dwc.weight, self.dwc.bias) for image in x])
 
 
 class DepthwiseMlp(nn.Module):

@@ -4,20 +4,19 @@ Sources: Guo et al., "SLAB", ICML 2024 (models ``slab_cswin_*``); Dong et al., "
 CVPR 2022. Any image size is taken: the last stripe of a map is as narrow as what is left, so
 that no token is padding, and positional encodings are resized to the map.
 """
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Set, Tuple, Union
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
 from timm.layers import ClassifierHead, DropPath, Mlp, calculate_drop_path_rates, to_2tuple
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from ..layers import (ConvPatchEmbed, fold_norm_into_linear, make_norm_layer,
                       residual_in_chunks, runs_in_chunks, simplified_linear_attention)
 from ..layers.bands import linear_attention_in_bands, runs_in_bands
 from ..layers.positions import GridCache
-from .features import FeatureStages, init_linear
+from .features import FeatureStages, init_linear, run_block
 from .swin import check_attn_types, check_lengths
 
 #: Sizes of the published models.
@@ -244,10 +243,7 @@ class CSWinStage(nn.Module):
             image = x.view(x.shape[0], height, width, -1).permute(0, 3, 1, 2)
             x, height, width = self.downsample(image)
         for block in self.blocks:
-            if self.grad_checkpointing and torch.is_grad_enabled():
-                x = checkpoint(block, x, height, width, use_reentrant=False)
-            else:
-                x = block(x, height, width)
+            x = run_block(block, x, height, width, self.grad_checkpointing)
         return x, height, width
 
 
@@ -338,27 +334,12 @@ class CSWinTransformer(FeatureStages):
         if min(map(self.patch_embed.output_size, x.shape[-2:])) < 1:
             raise ValueError(f'image is {x.shape[-2]}x{x.shape[-1]} pixels (height x width), too '
                              'small for a patch; resize it to at least 3x3.')
-        x, height, width = self.patch_embed(x)
-        outputs = []
-        for stage in self.layers if last is None else self.layers[:last + 1]:
-            x, height, width = stage(x, height, width)
-            outputs.append((x, height, width))
-        return outputs
-
-    def forward_features(self, x: Tensor) -> Tensor:
-        """Return the normed map of the last stage, ``(B, H, W, C)``."""
-        x, height, width = self.forward_stages(x)[-1]
-        return self.norm(x).unflatten(1, (height, width))
+        return super().forward_stages(x, last)
 
     def grid_sizes(self) -> Dict[str, Tuple[int, int]]:
         """Return height and width of the positional grids, by name."""
         return {f'{name}.positional_encoding': module.grid for name, module in self.named_modules()
                 if isinstance(module, MapLinearAttention)}
-
-    @torch.jit.ignore
-    def no_weight_decay(self) -> Set[str]:
-        """Names of the parameters that take no weight decay besides norms and biases."""
-        return {name for name, _ in self.named_parameters() if name.endswith('positional_encoding')}
 
     @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> Dict[str, Any]:

@@ -4,7 +4,7 @@ Sources: Guo et al., "SLAB", ICML 2024 (models ``slab_deit_*`` and ``deit_*_prep
 al., "DeiT", ICML 2021. Any image size from one patch up is taken: positions are resized to the
 map, and the image is padded with zeros to whole patches.
 """
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Set, Tuple, Union
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
 from timm.layers import (Attention, DropPath, Mlp, calculate_drop_path_rates, to_2tuple,
                          trunc_normal_)
@@ -12,12 +12,11 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, register_mo
 from timm.models._features import feature_take_indices
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from ..layers import (PatchEmbed, fold_norm_into_linear, layer_norm_eps, make_norm_layer,
                       residual_in_chunks, runs_in_chunks, simplified_linear_attention)
 from ..layers.positions import GridCache
-from .features import FeatureStages, as_map, init_linear
+from .features import FeatureStages, as_map, init_linear, run_block
 
 #: Sizes; tiny and small are published.
 ARCHS: Dict[str, Dict[str, Any]] = {
@@ -144,6 +143,7 @@ class VisionTransformer(GridCache, FeatureStages):
     Raises:
         ValueError: an argument that does not fit; the message names it.
     """
+    no_decay = ('pos_embed', 'cls_token', 'positional_encoding')
 
     def __init__(
         self,
@@ -226,10 +226,7 @@ class VisionTransformer(GridCache, FeatureStages):
         x, height, width = self._embed(x)
         outputs = []
         for i, block in enumerate(self.blocks if last is None else self.blocks[:last + 1]):
-            if block.grad_checkpointing and torch.is_grad_enabled():
-                x = checkpoint(block, x, height, width, use_reentrant=False)
-            else:
-                x = block(x, height, width)
+            x = run_block(block, x, height, width, block.grad_checkpointing)
             outputs.append(self.norm(x) if i == len(self.feature_info) - 1 else x)
         return outputs, height, width
 
@@ -305,12 +302,6 @@ class VisionTransformer(GridCache, FeatureStages):
         """Return height and width of the positional grids, by name."""
         grids = ('pos_embed', 'positional_encoding')
         return {name: self.grid for name, _ in self.named_parameters() if name.endswith(grids)}
-
-    @torch.jit.ignore
-    def no_weight_decay(self) -> Set[str]:
-        """Names of the parameters that take no weight decay besides norms and biases."""
-        free = ('pos_embed', 'cls_token', 'positional_encoding')
-        return {name for name, _ in self.named_parameters() if name.endswith(free)}
 
     @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> Dict[str, Any]:

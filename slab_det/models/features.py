@@ -1,26 +1,37 @@
 """What all transformers of this package share: stages, feature extraction, the head."""
-from typing import Dict, List, Optional, Sequence, Tuple, Union
+from typing import Dict, List, Optional, Sequence, Set, Tuple, Union
 
 from timm.layers import trunc_normal_
 from timm.models._features import feature_take_indices
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 
 class FeatureStages(nn.Module):
     """A transformer in stages, with timm's conventions.
 
-    A subclass has ``layers`` (the stages), ``norm`` (the closing norm), ``head`` (timm's
-    classifier head), ``feature_info``, ``forward_stages`` and ``forward_features``.
+    A subclass has ``patch_embed``, ``layers`` (the stages), ``norm`` (the closing norm), ``head``
+    (timm's classifier head) and ``feature_info``. Patch embedding and stages return tokens
+    ``(B, H * W, C)``, H and W.
     """
 
+    #: Ends of names of parameters that take no weight decay besides norms and biases.
+    no_decay: Tuple[str, ...] = ('positional_encoding', )
+
     def forward_stages(self, x: Tensor, last: Optional[int] = None) -> List[Tuple[Tensor, int, int]]:
-        """Return ``(tokens, H, W)`` of every stage up to number ``last``."""
-        raise NotImplementedError
+        """Return ``(tokens, H, W)`` of every stage up to number ``last``, tokens ``(B, H * W, C)``."""
+        x, height, width = self.patch_embed(x)
+        outputs = []
+        for stage in self.layers if last is None else self.layers[:last + 1]:
+            x, height, width = stage(x, height, width)
+            outputs.append((x, height, width))
+        return outputs
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Return the normed map of the last stage, ``(B, H, W, C)``."""
-        raise NotImplementedError
+        x, height, width = self.forward_stages(x)[-1]
+        return self.norm(x).unflatten(1, (height, width))
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """Pool the map ``(B, H, W, C)`` and classify it, ``(B, num_classes)``."""
@@ -91,10 +102,23 @@ class FeatureStages(nn.Module):
         return {}
 
     @torch.jit.ignore
+    def no_weight_decay(self) -> Set[str]:
+        """Names of the parameters that take no weight decay besides norms and biases."""
+        return {name for name, _ in self.named_parameters() if name.endswith(self.no_decay)}
+
+    @torch.jit.ignore
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute the blocks' activations in the backward pass to save memory."""
         for stage in self.layers:
             stage.grad_checkpointing = enable
+
+
+def run_block(block: nn.Module, x: Tensor, height: int, width: int, checkpointing: bool) -> Tensor:
+    """Return ``block(x, height, width)``; with ``checkpointing`` its activations are not kept for
+    the backward pass but computed again there."""
+    if checkpointing and torch.is_grad_enabled():
+        return checkpoint(block, x, height, width, use_reentrant=False)
+    return block(x, height, width)
 
 
 def as_map(tokens: Tensor, height: int, width: int, output_fmt: str = 'NCHW') -> Tensor:

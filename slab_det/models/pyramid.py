@@ -1,16 +1,15 @@
 """What PVT and PVTv2 share: blocks, stages and the network over them."""
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Set, Tuple, Union
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
 from timm.layers import ClassifierHead, DropPath, Mlp, calculate_drop_path_rates, trunc_normal_
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from ..layers import (ConvPatchEmbed, DepthwiseMlp, ReducedLinearAttention,
                       ReducedSoftmaxAttention, fold_norm_into_linear, layer_norm_eps,
                       make_norm_layer, residual_in_chunks, runs_in_chunks)
 from ..layers.positions import GridCache
-from .features import FeatureStages
+from .features import FeatureStages, run_block
 from .swin import check_attn_types, check_lengths
 
 #: Reduction of keys and values by attention type and stage, as published.
@@ -105,10 +104,7 @@ class PyramidStage(GridCache):
         if self.absolute_pos_embed is not None:
             x = x + self.resized(self.absolute_pos_embed, self.grid, (height, width)).to(x.dtype)
         for block in self.blocks:
-            if self.grad_checkpointing and torch.is_grad_enabled():
-                x = checkpoint(block, x, height, width, use_reentrant=False)
-            else:
-                x = block(x, height, width)
+            x = run_block(block, x, height, width, self.grad_checkpointing)
         return self.norm(x), height, width
 
 
@@ -143,6 +139,7 @@ class PyramidTransformer(FeatureStages):
             image size that leaves no tokens.
     """
     overlapping = False
+    no_decay = ('positional_encoding', 'absolute_pos_embed')
 
     def __init__(
         self,
@@ -233,17 +230,7 @@ class PyramidTransformer(FeatureStages):
         """
         if not torch.jit.is_tracing():  # there sizes are tensors
             self._check_size(*x.shape[-2:])
-        x, height, width = self.patch_embed(x)
-        outputs = []
-        for stage in self.layers if last is None else self.layers[:last + 1]:
-            x, height, width = stage(x, height, width)
-            outputs.append((x, height, width))
-        return outputs
-
-    def forward_features(self, x: Tensor) -> Tensor:
-        """Return the map of the last stage, ``(B, H, W, C)``."""
-        x, height, width = self.forward_stages(x)[-1]
-        return x.unflatten(1, (height, width))
+        return super().forward_stages(x, last)
 
     def prune_intermediate_layers(self, indices: Union[int, Sequence[int]] = 1,
                                   prune_norm: bool = False, prune_head: bool = True) -> List[int]:
@@ -262,12 +249,6 @@ class PyramidTransformer(FeatureStages):
                 if isinstance(block.attn, ReducedLinearAttention):
                     sizes[f'layers.{i}.blocks.{j}.attn.positional_encoding'] = block.attn.grid
         return sizes
-
-    @torch.jit.ignore
-    def no_weight_decay(self) -> Set[str]:
-        """Names of the parameters that take no weight decay besides norms and biases."""
-        free = ('positional_encoding', 'absolute_pos_embed')
-        return {name for name, _ in self.named_parameters() if name.endswith(free)}
 
     @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> Dict[str, Any]:

@@ -4,21 +4,20 @@ Sources: Guo et al., "SLAB", ICML 2024 (models ``slab_swin_*`` and ``swin_*_prep
 "Swin Transformer", ICCV 2021. Any image size from one patch up is taken: maps are padded with
 zeros to whole windows after the norm, as in the published detection backbones.
 """
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Set, Tuple, Union
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
-from timm.layers import ClassifierHead, DropPath, Mlp, calculate_drop_path_rates, trunc_normal_
+from timm.layers import ClassifierHead, DropPath, Mlp, calculate_drop_path_rates
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from ..layers import (PatchEmbed, PatchMerging, WindowLinearAttention, WindowSoftmaxAttention,
                       effective_shift, fold_norm_into_linear, make_norm_layer, residual_in_chunks,
                       runs_in_chunks, shift_mask, window_chunks, window_layout, window_merge,
                       window_partition)
-from ..layers.chunks import WindowChunk, residual_in_graph
+from ..layers.chunks import WindowChunk, infers_on_cpu, residual_in_graph
 from ..layers.traced import in_graph, traced_layout
-from .features import FeatureStages
+from .features import FeatureStages, init_linear, run_block
 
 #: Sizes of the published models.
 ARCHS: Dict[str, Dict[str, Any]] = {
@@ -84,8 +83,7 @@ class SwinBlock(nn.Module):
         layout = traced_layout(height, width, self.window, self.shift, x.device)
         mixed = self.attn.traced(self.norm1(x), layout, masked=self.masked and self.shift > 0)
         x = x + self.drop_path(mixed)
-        compiled = torch.compiler.is_compiling()
-        if compiled and x.device.type == 'cpu' and not self.training and not torch.is_grad_enabled():
+        if torch.compiler.is_compiling() and infers_on_cpu(self, x):
             return residual_in_graph(x, lambda t: self.mlp(self.norm2(t)))
         # As rows: see traced_partition.
         dim = self.mlp.fc1.in_features
@@ -144,10 +142,7 @@ class SwinStage(nn.Module):
         if self.downsample is not None:
             x, height, width = self.downsample(x, height, width)
         for block in self.blocks:
-            if self.grad_checkpointing and torch.is_grad_enabled():
-                x = checkpoint(block, x, height, width, use_reentrant=False)
-            else:
-                x = block(x, height, width)
+            x = run_block(block, x, height, width, self.grad_checkpointing)
         return x, height, width
 
 
@@ -175,6 +170,7 @@ class SwinTransformer(FeatureStages):
     Raises:
         ValueError: lengths that do not agree, an unknown attention type or norm.
     """
+    no_decay = ('positional_encoding', 'relative_position_bias_table')
 
     def __init__(
         self,
@@ -217,27 +213,7 @@ class SwinTransformer(FeatureStages):
         self.norm = make_norm(dims[-1])
         self.head = ClassifierHead(dims[-1], num_classes, pool_type=global_pool,
                                    drop_rate=drop_rate, input_fmt='NHWC')
-        self.apply(_init_weights)
-
-    def forward_stages(self, x: Tensor, last: Optional[int] = None) -> List[Tuple[Tensor, int, int]]:
-        """Return ``(tokens, H, W)`` of every stage up to number ``last``, tokens ``(B, H * W, C)``."""
-        x, height, width = self.patch_embed(x)
-        outputs = []
-        for stage in self.layers if last is None else self.layers[:last + 1]:
-            x, height, width = stage(x, height, width)
-            outputs.append((x, height, width))
-        return outputs
-
-    def forward_features(self, x: Tensor) -> Tensor:
-        """Return the normed map of the last stage, ``(B, H, W, C)``."""
-        x, height, width = self.forward_stages(x)[-1]
-        return self.norm(x).unflatten(1, (height, width))
-
-    @torch.jit.ignore
-    def no_weight_decay(self) -> Set[str]:
-        """Names of the parameters that take no weight decay besides norms and biases."""
-        free = ('positional_encoding', 'relative_position_bias_table')
-        return {name for name, _ in self.named_parameters() if name.endswith(free)}
+        self.apply(init_linear)
 
     @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> Dict[str, Any]:
@@ -265,13 +241,6 @@ def check_lengths(stages: int, **per_stage: Sequence[Any]) -> None:
         if len(values) != stages:
             raise ValueError(f'{name} must hold one entry per stage, {stages} in all, but got '
                              f'{tuple(values)}.')
-
-
-def _init_weights(module: nn.Module) -> None:
-    if isinstance(module, nn.Linear):
-        trunc_normal_(module.weight, std=0.02)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
 
 
 def _cfg(**kwargs: Any) -> Dict[str, Any]:
