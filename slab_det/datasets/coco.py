@@ -34,19 +34,12 @@ def mask_box(mask: np.ndarray) -> List[int]:
     return [x, y, int(columns[-1]) - x + 1, int(rows[-1]) - y + 1]
 
 
-def write_json(content: Dict[str, Any], folder: str, name: str) -> None:
-    """Write ``annotations/{name}`` below ``folder``."""
-    os.makedirs(os.path.join(folder, 'annotations'), exist_ok=True)
-    path = os.path.join(folder, 'annotations', name)
-    with open(path, 'w', encoding='utf-8', newline='\n') as file:
-        json.dump(content, file, separators=(',', ':'))
-        file.write('\n')
+class JsonWriter:
+    """Collects images and annotations for one file of COCO's format,
+    ``annotations/{kind}_{split}.json``.
 
-
-class InstanceWriter:
-    """Collects the instances of scenes and writes ``annotations/instances_{split}.json``.
-
-    Another kind of annotation is one more class with this constructor and these two methods.
+    A kind of annotations is a class with this constructor, ``add(file_name, scene)`` and
+    ``write()``.
 
     Args:
         folder: of the data set.
@@ -61,11 +54,35 @@ class InstanceWriter:
         self.images: List[Dict[str, Any]] = []
         self.annotations: List[Dict[str, Any]] = []
 
-    def add(self, file_name: str, scene: Scene) -> None:
-        """Add one image with its things: bbox, area and segmentation of the visible part each."""
+    def add_image(self, file_name: str, scene: Scene) -> int:
+        """Add one image; return its id."""
         height, width = scene.instances.shape
         image_id = len(self.images) + 1
         self.images.append(dict(id=image_id, file_name=file_name, height=height, width=width))
+        return image_id
+
+    def write_file(self, kind: str, categories: List[Dict[str, Any]]) -> None:
+        """Write the annotations of everything added, and the categories that they name."""
+        content = dict(
+            info=dict(description=f'slab-det shapes, {self.split}'),
+            licenses=[],
+            images=self.images,
+            annotations=self.annotations,
+            categories=categories)
+        folder = os.path.join(self.folder, 'annotations')
+        os.makedirs(folder, exist_ok=True)
+        path = os.path.join(folder, f'{kind}_{self.split}.json')
+        with open(path, 'w', encoding='utf-8', newline='\n') as file:
+            json.dump(content, file, separators=(',', ':'))
+            file.write('\n')
+
+
+class InstanceWriter(JsonWriter):
+    """Writes the instances of scenes to ``annotations/instances_{split}.json``."""
+
+    def add(self, file_name: str, scene: Scene) -> None:
+        """Add one image with its things: bbox, area and segmentation of the visible part each."""
+        image_id = self.add_image(file_name, scene)
         for index, label in enumerate(scene.labels, start=1):
             mask = scene.instances == index
             self.annotations.append(dict(
@@ -79,12 +96,5 @@ class InstanceWriter:
 
     def write(self) -> None:
         """Write the annotations of everything added."""
-        write_json(
-            dict(
-                info=dict(description=f'slab-det shapes, {self.split}'),
-                licenses=[],
-                images=self.images,
-                annotations=self.annotations,
-                categories=[dict(id=one.id, name=one.name, supercategory='shape')
-                            for one in self.categories.things]),
-            self.folder, f'instances_{self.split}.json')
+        self.write_file('instances', [dict(id=one.id, name=one.name, supercategory='shape')
+                                      for one in self.categories.things])

@@ -1,12 +1,11 @@
 """Panoptic and semantic annotations of scenes."""
 import os
-from typing import Any, Dict, List
 
 import cv2
 import numpy as np
 
 from .categories import SHAPES, Categories
-from .coco import mask_box, write_json
+from .coco import JsonWriter, mask_box
 from .scenes import Scene
 
 #: Odd, so that its multiples below 2**24 all differ; large, so that the first ones are colours that
@@ -37,31 +36,20 @@ def segment_map(scene: Scene) -> np.ndarray:
     return np.where(scene.instances > 0, scene.instances, things + 1 + scene.stuff.astype(np.int64))
 
 
-class PanopticWriter:
+class PanopticWriter(JsonWriter):
     """Writes COCO's panoptic format: ``annotations/panoptic_{split}.json`` and, in a folder beside
     it, a PNG per image, in which a segment's id is ``red + 256 * green + 256**2 * blue``.
 
     Every pixel belongs to a segment: the visible part of a thing, or all of one kind of background.
-
-    Args:
-        folder: of the data set.
-        split: such as ``train``.
-        categories: what the file lists.
     """
 
     def __init__(self, folder: str, split: str, categories: Categories = SHAPES) -> None:
-        self.folder = folder
-        self.split = split
-        self.categories = categories
-        self.images: List[Dict[str, Any]] = []
-        self.annotations: List[Dict[str, Any]] = []
+        super().__init__(folder, split, categories)
         self._maps = os.path.join(folder, 'annotations', f'panoptic_{split}')
         os.makedirs(self._maps, exist_ok=True)
 
     def add(self, file_name: str, scene: Scene) -> None:
         """Add one image and write its map."""
-        height, width = scene.instances.shape
-        image_id = len(self.images) + 1
         segments, things = segment_map(scene), len(scene.labels)
         ids = segments * _ID_STEP % 2**24
         infos = []
@@ -73,24 +61,17 @@ class PanopticWriter:
                 category_id=(self.categories.thing_id(scene.labels[number - 1]) if is_thing
                              else self.categories.stuff_id(number - things - 1)),
                 area=int(mask.sum()), bbox=mask_box(mask), iscrowd=0))
-        self.images.append(dict(id=image_id, file_name=file_name, height=height, width=width))
-        self.annotations.append(
-            dict(image_id=image_id, file_name=file_name, segments_info=infos))
+        self.annotations.append(dict(image_id=self.add_image(file_name, scene),
+                                     file_name=file_name, segments_info=infos))
         channels = [ids >> 16 & 255, ids >> 8 & 255, ids & 255]  # blue, green, red
         write_png(os.path.join(self._maps, file_name), np.stack(channels, -1).astype(np.uint8))
 
     def write(self) -> None:
         """Write the annotations of everything added."""
         kinds = ((self.categories.things, 'shape', 1), (self.categories.stuff, 'background', 0))
-        write_json(
-            dict(
-                info=dict(description=f'slab-det shapes, {self.split}'),
-                licenses=[],
-                images=self.images,
-                annotations=self.annotations,
-                categories=[dict(id=one.id, name=one.name, supercategory=above, isthing=isthing)
-                            for some, above, isthing in kinds for one in some]),
-            self.folder, f'panoptic_{self.split}.json')
+        self.write_file('panoptic', [
+            dict(id=one.id, name=one.name, supercategory=above, isthing=isthing)
+            for some, above, isthing in kinds for one in some])
 
 
 class SemanticWriter:
