@@ -1,8 +1,11 @@
 """Re-parameterization: every RepBN and PRepBN folded away."""
 from copy import deepcopy
+from typing import Any, Callable, Mapping, Optional, Sequence
 
+import torch
 from timm.utils import reparameterize_model
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from ..layers import ChannelAffine, FoldedNorm, PRepBN, RepBN, prepbn_modules, set_ratio
 
@@ -26,6 +29,21 @@ def is_reparameterized(model: nn.Module) -> bool:
     kinds = [type(module) for module in model.modules()]
     done = any(issubclass(kind, (FoldedNorm, ChannelAffine)) for kind in kinds)
     return done and not any(issubclass(kind, (PRepBN, RepBN)) for kind in kinds)
+
+
+class _CopiesWithoutGraph(TorchFunctionMode):
+    """Under it a deep copy takes the values of tensors that a graph computed.
+
+    Heads of mmdet such as CondInst's keep some of their last training step, which torch refuses
+    to copy.
+    """
+
+    def __torch_function__(self, func: Callable, types: Sequence[type], args: Sequence[Any] = (),
+                           kwargs: Optional[Mapping[str, Any]] = None) -> Any:
+        if func is torch.Tensor.__deepcopy__ and not args[0].is_leaf:
+            tensor, memo = args
+            return memo.setdefault(id(tensor), tensor.detach().clone())
+        return func(*args, **(kwargs or {}))
 
 
 def reparameterize(model: nn.Module, inplace: bool = False, drop_layer_norm: bool = False) -> nn.Module:
@@ -54,7 +72,8 @@ def reparameterize(model: nn.Module, inplace: bool = False, drop_layer_norm: boo
         raise ValueError(f'{type(model).__name__} has no PRepBN or RepBN to re-parameterize; train '
                          "it with norm_cfg=dict(type='PRepBN').")
     if not inplace:
-        model = deepcopy(model)
+        with _CopiesWithoutGraph():
+            model = deepcopy(model)
     if drop_layer_norm:
         set_ratio(model, 0.0)
     ratio = max((float(norm.ratio) for norm in prepbn_modules(model)), default=0.0)

@@ -85,6 +85,19 @@ def test_original_is_changed_only_in_place():
     assert is_reparameterized(model)
 
 
+def test_a_model_that_keeps_tensors_of_its_last_training_step_is_copied():
+    model = settle(nn.Sequential(nn.Linear(4, 4), PRepBN(4)))
+    step = model[0](torch.ones(1, 4))
+    model.kept = [step, {'loss': step.sum()}, step]
+    assert not step.is_leaf
+    deployed = reparameterize(model)
+    first, losses, last = deployed.kept
+    assert first is last and first is not step and not first.requires_grad
+    torch.testing.assert_close(first, step.detach())
+    torch.testing.assert_close(losses['loss'], step.detach().sum())
+    assert model.kept[0] is step and step.requires_grad
+
+
 def test_reparameterizing_twice_returns_the_same():
     deployed = reparameterize(settle(MODELS.build(SWIN)))
     weights = copy.deepcopy(deployed.state_dict())
