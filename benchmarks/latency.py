@@ -10,14 +10,13 @@ import json
 import os
 import platform
 import shlex
-import statistics
 import sys
 from pathlib import Path
 from typing import List
 
 import torch
 
-from measure import Case, alternate, measure_child, peak_memory
+from measure import Case, alternate, busy_host, measure_child, peak_memory
 from peers import BASELINE, available, build
 
 SIZES = ['480x640', '800x1216', '1600x2400']
@@ -82,8 +81,8 @@ def table(case: Case, args: argparse.Namespace) -> str:
         eager = Case(case.part, 'eager', 'float32', case.size, case.batch, case.device)
         runs[f'{BASELINE} (eager, float32)'] = eager.prepare(build(case.part, BASELINE))
     baseline = f'{BASELINE} (eager, float32)' if f'{BASELINE} (eager, float32)' in runs else BASELINE
-    seconds = alternate(runs, args.rounds, log)
-    unit = statistics.median(seconds[baseline])
+    times = alternate(runs, args.rounds, log)
+    unit = times[baseline].median
     memory = {}
     if args.memory and case.mode == 'eager':
         for name in names:
@@ -91,13 +90,13 @@ def table(case: Case, args: argparse.Namespace) -> str:
             log(f'  {name}: {memory[name]:.0f} MiB')
     lines = [f'### {case}', '', '| network | median ms | fastest ms | ratio | peak MiB | ratio |',
              '| --- | ---: | ---: | ---: | ---: | ---: |']
-    for name, values in seconds.items():
-        median = statistics.median(values)
-        cells = [name, f'{median * 1e3:.1f}', f'{min(values) * 1e3:.1f}', f'{median / unit:.2f}']
+    for name, runs_of in times.items():
+        cells = [name, f'{runs_of.median * 1e3:.1f}', f'{runs_of.fastest * 1e3:.1f}',
+                 f'{runs_of.median / unit:.2f}']
         cells += [f'{memory[name]:.0f}', f'{memory[name] / memory[BASELINE]:.2f}'] if name in memory else ['', '']
         lines.append('| ' + ' | '.join(cells) + ' |')
     lines += [f'| {name} | {reason} | | | | |' for name, reason in failed.items()]
-    return '\n'.join(lines)
+    return '\n'.join(lines + busy_host(times))
 
 
 def main(args: argparse.Namespace) -> None:

@@ -1,14 +1,18 @@
 """Timing of alternating networks and peak memory of a child process."""
 import json
 import os
+import statistics
 import subprocess
 import sys
 import time
 from contextlib import nullcontext
-from typing import Callable, Dict, List
+from typing import Callable, Dict, List, NamedTuple
 
 import torch
 from torch import nn
+
+#: Share of a run's time that the host may take away before the run is repeated, and how often.
+TOLERATED, TRIES = 0.03, 6
 
 
 class Case:
@@ -61,18 +65,65 @@ class Case:
         return f'{self.part}, {self.mode}, {self.dtype}, {height}x{width}{images}'
 
 
-def alternate(runs: Dict[str, Callable[[], None]], rounds: int, log: Callable[[str], None]) -> Dict[str, List[float]]:
-    """Time the runs in turn, ``rounds`` times, after one run each to warm up; seconds per run."""
+class Timing(NamedTuple):
+    """A run: its seconds, and the share of them that other machines of the host took away."""
+    seconds: float
+    stolen: float
+
+
+class Times(List[Timing]):
+    """The timed runs of a network."""
+
+    @property
+    def median(self) -> float:
+        """Seconds of the run in the middle."""
+        return statistics.median(timing.seconds for timing in self)
+
+    @property
+    def fastest(self) -> float:
+        """Seconds of the fastest run."""
+        return min(timing.seconds for timing in self)
+
+
+def busy_host(times: Dict[str, Times]) -> List[str]:
+    """Return a paragraph, or nothing, for a table whose times the host's other work distorts."""
+    stolen = max(timing.stolen for runs in times.values() for timing in runs)
+    return ['', f'The host was busy: it took up to {stolen:.0%} of a run.'] if stolen > TOLERATED else []
+
+
+def alternate(runs: Dict[str, Callable[[], None]], rounds: int,
+              log: Callable[[str], None]) -> Dict[str, Times]:
+    """Time the runs in turn, ``rounds`` times, after one run each to warm up.
+
+    On a virtual machine whose host is busy the system counts the time that it was not given. A run
+    that lost more than ``TOLERATED`` is repeated, and the one that lost least counts.
+    """
     for run in runs.values():
         run()
-    seconds: Dict[str, List[float]] = {name: [] for name in runs}
+    times = {name: Times() for name in runs}
     for number in range(rounds):
         for name, run in runs.items():
-            start = time.perf_counter()
-            run()
-            seconds[name].append(time.perf_counter() - start)
+            tries: List[Timing] = []
+            while not tries or (tries[-1].stolen > TOLERATED and len(tries) < TRIES):
+                tries.append(_time(run))
+            times[name].append(min(tries, key=lambda timing: timing.stolen))
         log(f'  round {number + 1} of {rounds}')
-    return seconds
+    return times
+
+
+def _time(run: Callable[[], None]) -> Timing:
+    start, stolen = time.perf_counter(), _stolen_seconds()
+    run()
+    seconds = time.perf_counter() - start
+    return Timing(seconds, (_stolen_seconds() - stolen) / seconds)
+
+
+def _stolen_seconds() -> float:
+    """Return the seconds, summed over CPUs, in which this machine had work but no CPU."""
+    if not os.path.exists('/proc/stat'):
+        return 0.0
+    with open('/proc/stat') as file:
+        return int(file.readline().split()[8]) / os.sysconf('SC_CLK_TCK')
 
 
 def peak_memory(script: str, case: Case, name: str, threads: int) -> float:

@@ -8,7 +8,6 @@ Weights are random: latency does not depend on them.
 """
 import argparse
 import os
-import statistics
 import sys
 import tempfile
 import warnings
@@ -20,7 +19,7 @@ import onnxruntime
 import torch
 
 from latency import machine
-from measure import Case, alternate
+from measure import Case, alternate, busy_host
 from peers import BASELINE, build
 
 from slab_det.deploy.onnx_export import OPSET, export_onnx
@@ -101,17 +100,16 @@ def table(part: str, size: Tuple[int, int], args: argparse.Namespace, folder: Pa
     runs = {EAGER: Case(part, 'eager', 'float32', size, 1, 'cpu').prepare(build(part, BASELINE))}
     for name, paths in found.items():
         runs.update({f'{name}, ONNX {kind}': runner(path, inputs, args.threads) for kind, path in paths.items()})
-    seconds = alternate(runs, args.rounds, lambda line: print(line, file=sys.stderr, flush=True))
-    median = {name: statistics.median(values) for name, values in seconds.items()}
+    times = alternate(runs, args.rounds, lambda line: print(line, file=sys.stderr, flush=True))
     lines = [f'### {part}, {size[0]}x{size[1]}', '',
              '| network | median ms | fastest ms | ratio to eager PyTorch | times as fast as its float32 file |',
              '| --- | ---: | ---: | ---: | ---: |']
-    for name, values in seconds.items():
+    for name, runs_of in times.items():
         own = name.replace('INT8', 'float32')
-        gain = f'{median[own] / median[name]:.2f}' if own != name else ''
-        lines.append(f'| {name} | {median[name] * 1e3:.0f} | {min(values) * 1e3:.0f} | '
-                     f'{median[name] / median[EAGER]:.2f} | {gain} |')
-    return '\n'.join(lines)
+        gain = f'{times[own].median / runs_of.median:.2f}' if own != name else ''
+        lines.append(f'| {name} | {runs_of.median * 1e3:.0f} | {runs_of.fastest * 1e3:.0f} | '
+                     f'{runs_of.median / times[EAGER].median:.2f} | {gain} |')
+    return '\n'.join(lines + busy_host(times))
 
 
 def main(args: argparse.Namespace) -> None:

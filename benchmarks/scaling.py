@@ -7,7 +7,6 @@
 import argparse
 import os
 import shlex
-import statistics
 import sys
 from pathlib import Path
 
@@ -47,8 +46,8 @@ def main(args: argparse.Namespace) -> None:
         model.eval()
         cases = [Case('backbone', 'eager', 'float32', size, 1, args.device) for size in sizes]
         runs = dict(zip(args.sizes, (case.prepare(model) for case in cases)))
-        seconds = alternate(runs, args.rounds, lambda line: None)
-        small, large = (statistics.median(seconds[size]) for size in args.sizes)
+        times = alternate(runs, args.rounds, lambda line: None)
+        small, large = (times[size].median for size in args.sizes)
         ratio = (large / pixels[1]) / (small / pixels[0])
         lines.append(f'| {name} | {small * 1e3:.0f} | {large * 1e3:.0f} | {ratio:.2f} |')
         print(lines[-1], file=sys.stderr, flush=True)
