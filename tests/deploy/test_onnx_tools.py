@@ -1,8 +1,6 @@
 """tools/export_onnx.py, test_onnx.py and quantize_onnx.py as a user runs them."""
-import importlib.util
 import json
 import os
-from pathlib import Path
 import sys
 
 import cv2
@@ -12,19 +10,17 @@ import torch
 from slab_det.deploy.onnx_compare import noise_image, torch_detections
 from slab_det.layers import set_ratio
 from tests.deploy import small_detectors
+from tests.scripts import load_script
 
 pytest.importorskip('onnx', reason='pip install -r requirements/onnx.txt')
 pytest.importorskip('onnxruntime', reason='pip install -r requirements/onnx.txt')
 pytest.importorskip('onnxscript', reason='pip install -r requirements/onnx.txt')
 
-TOOLS = Path(__file__).resolve().parents[2] / 'tools'
 COUNT = 3
 
 
 def run_tool(monkeypatch, name, *arguments):
-    spec = importlib.util.spec_from_file_location(name, TOOLS / f'{name}.py')
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = load_script(f'tools/{name}.py')
     monkeypatch.setattr(sys, 'argv', [name, *map(str, arguments)])
     module.run(module.main, module.parse_args())
 

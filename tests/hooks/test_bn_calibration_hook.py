@@ -1,13 +1,7 @@
 """What the hook calibrates and when, in both loops, with EMA, and that training does not notice."""
-import datetime
-import os
-import socket
-
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from mmengine.dataset import pseudo_collate
 from mmengine.evaluator import Evaluator
 from mmengine.hooks import CheckpointHook, EMAHook, Hook
@@ -16,6 +10,7 @@ from torch import nn
 
 from slab_det.calibration import calibrate_batch_norm, get_statistics, norm_sites
 from slab_det.hooks import BNCalibrationHook, PRepBNHook, RandomStateHook
+from tests.processes import on_two_processes
 
 from .tiny import CHANNELS, Count, Numbers, TinyModel
 
@@ -297,11 +292,7 @@ def test_images_are_spread_evenly_and_shared():
     assert np.diff([batch['index'][0] for batch in calibration_loader(Numbers(3), 99)]).tolist() == [1, 1]
 
 
-def in_two_processes(rank, port, folder):
-    torch.set_num_threads(1)
-    os.environ['LOCAL_RANK'] = str(rank)
-    dist.init_process_group('gloo', f'tcp://127.0.0.1:{port}', rank=rank, world_size=2,
-                            timeout=datetime.timedelta(minutes=5))
+def in_two_processes(rank, folder):
     out = {}
     data = [dict(inputs=[Numbers()[i]['inputs']]) for i in range(6)]
     for name, mine in (('unequal', (data[:4], data[4:])), ('none', (data, []))):
@@ -328,17 +319,12 @@ def in_two_processes(rank, port, folder):
     runner.train()
     model = runner.model.module
     out.update(trained=(flat(model), expected(model, 5)), running=watch.running)
-    torch.save(out, f'{folder}/{rank}.pth')
-    dist.destroy_process_group()
+    return out
 
 
 @pytest.mark.slow
 def test_two_processes_agree_whatever_their_shares(tmp_path):
-    with socket.socket() as free:
-        free.bind(('127.0.0.1', 0))
-        port = free.getsockname()[1]
-    mp.spawn(in_two_processes, args=(port, str(tmp_path)), nprocs=2)
-    first, second = (torch.load(tmp_path / f'{rank}.pth') for rank in (0, 1))
+    first, second = on_two_processes(in_two_processes, str(tmp_path))
     for name in ('unequal', 'none', 'trained'):
         close(first[name][0], first[name][1])
         close(first[name][0], second[name][0], rtol=0, atol=0)

@@ -1,19 +1,14 @@
 """Fully sharded training through mmengine's FlexibleRunner, two processes on gloo."""
-import datetime
-import json
-import os
 import pickle
-import socket
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from mmengine.dataset import pseudo_collate
 from mmengine.hooks import Hook
 from mmengine.runner import FlexibleRunner, Runner
 
 from slab_det.hooks import PRepBNHook
+from tests.processes import on_two_processes
 
 from .tiny import Numbers, TinyModel
 
@@ -52,11 +47,7 @@ def sharded(folder, name, **kwargs):
     return notes.seen
 
 
-def work(rank, port, folder):
-    torch.set_num_threads(1)
-    os.environ['LOCAL_RANK'] = str(rank)
-    dist.init_process_group('gloo', f'tcp://127.0.0.1:{port}', rank=rank, world_size=2,
-                            timeout=datetime.timedelta(minutes=5))
+def work(rank, folder):
     # mmengine names a GPU to torch's wrapper; on a CPU there is none.
     from torch.distributed.fsdp import FullyShardedDataParallel
     init = FullyShardedDataParallel.__init__
@@ -77,19 +68,12 @@ def work(rank, port, folder):
         **arguments(folder, 'replicated', notes))
     runner.train()
     out['replicated'] = notes.seen
-    with open(f'{folder}/{rank}.json', 'w') as file:
-        json.dump(out, file)
-    dist.destroy_process_group()
+    return out
 
 
 @pytest.fixture(scope='module')
 def runs(tmp_path_factory):
-    folder = tmp_path_factory.mktemp('fsdp')
-    with socket.socket() as free:
-        free.bind(('127.0.0.1', 0))
-        port = free.getsockname()[1]
-    mp.spawn(work, (port, str(folder)), nprocs=2)
-    return [json.loads((folder / f'{rank}.json').read_text()) for rank in range(2)]
+    return on_two_processes(work, str(tmp_path_factory.mktemp('fsdp')))
 
 
 @pytest.mark.parametrize('rank', range(2))

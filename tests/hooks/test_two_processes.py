@@ -1,17 +1,11 @@
 """Two processes on gloo: one ratio everywhere, and each process resumes with its own states."""
-import datetime
-import json
-import os
-import socket
-
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from mmengine.dataset import pseudo_collate
 from mmengine.runner import Runner
 
 from slab_det.hooks import PRepBNHook, RandomStateHook
+from tests.processes import on_two_processes
 
 from .tiny import Numbers, TinyModel
 
@@ -52,37 +46,24 @@ def train(name, folder, train_cfg, checkpoint, diff_rank_seed, **kwargs):
         experiment_name=name,
         **kwargs)
     runner.train()
-    state = {key: value.tolist() for key, value in runner.model.module.state_dict().items()}
-    return dict(notes=hook.notes, state=state)
+    return dict(notes=hook.notes, state=runner.model.module.state_dict())
 
 
-def work(rank, port, folder):
-    torch.set_num_threads(1)
-    os.environ['LOCAL_RANK'] = str(rank)  # mmengine asks for it even on a CPU
-    dist.init_process_group('gloo', f'tcp://127.0.0.1:{port}', rank=rank, world_size=2,
-                            timeout=datetime.timedelta(minutes=5))
+def work(rank, folder):
     epochs = dict(by_epoch=True, max_epochs=3)
     by_iter, by_epoch = dict(interval=5, by_epoch=False), dict(interval=1)
-    out = dict(
+    return dict(
         whole=train('whole', folder, epochs, by_iter, True),
         iters=train('iters', folder, epochs, by_iter, True, resume=True,
                     load_from=f'{folder}/whole/iter_5.pth'),
         whole_epochs=train('whole_epochs', folder, epochs, by_epoch, False),
         epochs=train('epochs', folder, epochs, by_epoch, False, resume=True,
                      load_from=f'{folder}/whole_epochs/epoch_1.pth'))
-    with open(f'{folder}/{rank}.json', 'w') as file:
-        json.dump(out, file)
-    dist.destroy_process_group()
 
 
 @pytest.fixture(scope='module')
 def results(tmp_path_factory):
-    folder = tmp_path_factory.mktemp('two')
-    with socket.socket() as free:
-        free.bind(('127.0.0.1', 0))
-        port = free.getsockname()[1]
-    mp.spawn(work, args=(port, str(folder)), nprocs=2)
-    return [json.loads((folder / f'{rank}.json').read_text()) for rank in (0, 1)]
+    return on_two_processes(work, str(tmp_path_factory.mktemp('two')))
 
 
 def test_processes_see_other_samples_and_other_random_numbers(results):
@@ -105,11 +86,11 @@ def test_ratio_and_statistics_agree(results):
 @pytest.mark.parametrize('rank', [0, 1])
 def test_each_process_resumes_exactly(results, rank, whole, resumed, done):
     expected, got = results[rank][whole], results[rank][resumed]
-    assert sorted(map(int, got['notes'])) == list(range(done, 12))
+    assert sorted(got['notes']) == list(range(done, 12))
     for iteration, note in got['notes'].items():
         want = expected['notes'][iteration]
         assert note[1:3] == want[1:3] and note[4] == want[4]
         assert [note[0], *note[3]] == pytest.approx([want[0], *want[3]], rel=0, abs=1e-6)
     for name, value in got['state'].items():
         torch.testing.assert_close(
-            torch.tensor(value), torch.tensor(expected['state'][name]), rtol=0, atol=1e-6)
+            value, expected['state'][name], rtol=0, atol=1e-6)

@@ -1,12 +1,10 @@
 """Two processes on gloo must compute what one process computes on the joint batch."""
-import socket
-
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from slab_det.layers import PRepBN, TokenBatchNorm
+from tests.processes import on_two_processes
 
 C = 5
 SIZES = (3, 8)  # tokens per process differ: images of a batch may too
@@ -28,8 +26,7 @@ def loss_of(out, rows):
     return (out * weight[rows]).square().sum()
 
 
-def worker(rank, port, ratio, results):
-    dist.init_process_group('gloo', init_method=f'tcp://127.0.0.1:{port}', rank=rank, world_size=2)
+def work(rank, ratio):
     rows = slice(0, SIZES[0]) if rank == 0 else slice(SIZES[0], None)
     norm = build(ratio)
     x = joint_batch()[rows].requires_grad_()
@@ -43,20 +40,14 @@ def worker(rank, port, ratio, results):
     bn, part = TokenBatchNorm(C).double(), x.detach().requires_grad_()
     valid_out = bn(part, rows=VALID[rank])
     loss_of(valid_out, rows).backward()
-    torch.save(dict(out=out.detach(), x_grad=x.grad, gradients=gradients, state=norm.state_dict(),
-                    valid=(valid_out.detach(), part.grad), valid_state=bn.state_dict()),
-               f'{results}/{rank}.pt')
-    dist.destroy_process_group()
+    return dict(out=out.detach(), x_grad=x.grad, gradients=gradients, state=norm.state_dict(),
+                valid=(valid_out.detach(), part.grad), valid_state=bn.state_dict())
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize('ratio', [0.0, 0.5, 1.0])
-def test_two_processes_equal_one_with_the_joint_batch(ratio, tmp_path):
-    with socket.socket() as probe:
-        probe.bind(('127.0.0.1', 0))
-        port = probe.getsockname()[1]
-    mp.spawn(worker, (port, ratio, str(tmp_path)), nprocs=2)
-    parts = [torch.load(tmp_path / f'{rank}.pt') for rank in range(2)]
+def test_two_processes_equal_one_with_the_joint_batch(ratio):
+    parts = on_two_processes(work, ratio)
 
     norm = build(ratio)
     x = joint_batch().requires_grad_()

@@ -1,15 +1,12 @@
 """Plugged configs on the built-in data."""
-import importlib.util
 import json
-from pathlib import Path
 import sys
 
 from mmengine.config import Config
 import pytest
 
 from slab_det.plug.builtin import on_builtin_data
-
-ROOT = Path(__file__).parents[2]
+from tests.scripts import load_script
 
 YOLOX_LIKE = '''
 model = dict(type='YOLOX', data_preprocessor=dict(
@@ -65,9 +62,7 @@ def test_a_detector_for_one_size_keeps_it():
 
 @pytest.mark.slow
 def test_a_row_of_the_table_of_detectors(tmp_path, monkeypatch):
-    spec = importlib.util.spec_from_file_location('detectors', ROOT / 'benchmarks/detectors.py')
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
+    tool = load_script('benchmarks/detectors.py')
     monkeypatch.setattr(sys, 'argv', ['detectors.py', '--work-dir', str(tmp_path), '--one', 'YOLOX',
                                       '--backbone', 'slab-pvt-v2-b0'])
     args = tool.parse_args()

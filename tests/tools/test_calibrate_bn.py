@@ -1,5 +1,4 @@
 """tools/calibrate_bn.py: what it writes, what it says, and what it refuses."""
-import importlib.util
 from pathlib import Path
 
 import cv2
@@ -9,6 +8,7 @@ import torch
 from slab_det.calibration import norm_sites
 from slab_det.cli import check_model, load_config, run
 from slab_det.datasets import make_shapes_dataset
+from tests.scripts import load_script
 
 ROOT = Path(__file__).parents[2]
 CONFIG = str(ROOT / 'configs/mini/retinanet_slab-swin_mini_shapes.py')
@@ -28,9 +28,7 @@ def files(tmp_path_factory):
 def call(files, tmp_path, monkeypatch):
     monkeypatch.setenv('SHAPES_ROOT', str(files / 'shapes'))
     monkeypatch.chdir(tmp_path)
-    spec = importlib.util.spec_from_file_location('tool_calibrate', ROOT / 'tools/calibrate_bn.py')
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
+    tool = load_script('tools/calibrate_bn.py')
 
     def run_tool(*words):
         monkeypatch.setattr('sys.argv', ['calibrate_bn.py', *map(str, words)])

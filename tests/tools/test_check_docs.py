@@ -1,20 +1,17 @@
-import importlib.util
 import os
 from pathlib import Path
 
 import pytest
 
 from slab_det.cli import InputError
+from tests.scripts import load_script
 
 ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope='module')
 def tool():
-    spec = importlib.util.spec_from_file_location('check_docs', ROOT / 'tools' / 'check_docs.py')
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script('tools/check_docs.py')
 
 
 def test_the_documentation_of_the_project_parses(tool, capsys):

@@ -1,23 +1,18 @@
-import importlib.util
-from pathlib import Path
-
 import pytest
 import torch
 
 from slab_det.checkpoints import load_into
 from slab_det.cli.errors import run
 from slab_det.models import PyramidVisionTransformer
+from tests.scripts import load_script
 
-PATH = Path(__file__).parents[2] / 'tools' / 'convert_checkpoint.py'
 PVT = dict(embed_dims=(8, 16), depths=(1, 1), num_heads=(1, 2), mlp_ratios=(2, 2), attn_types='LS',
            img_size=32, num_classes=5)
 
 
 @pytest.fixture
 def convert(monkeypatch):
-    spec = importlib.util.spec_from_file_location('convert_checkpoint', PATH)
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
+    tool = load_script('tools/convert_checkpoint.py')
 
     def call(*arguments):
         monkeypatch.setattr('sys.argv', ['convert_checkpoint.py', *map(str, arguments)])

@@ -1,12 +1,10 @@
 """The table of tools/get_flops.py and its errors."""
-import importlib.util
 from pathlib import Path
 import re
-import sys
 
 import pytest
 
-from slab_det.cli import run
+from tests.scripts import caller, load_script
 
 ROOT = Path(__file__).parents[2]
 RETINANET = str(ROOT / 'configs/slab_swin/retinanet_slab-swin-t_fpn_1x_coco.py')
@@ -15,27 +13,13 @@ MASK_RCNN = str(ROOT / 'configs/slab_swin/mask-rcnn_slab-swin-t_fpn_1x_coco.py')
 
 @pytest.fixture(scope='module')
 def tool():
-    spec = importlib.util.spec_from_file_location('get_flops', ROOT / 'tools/get_flops.py')
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script('tools/get_flops.py')
 
 
 @pytest.fixture
 def get_flops(tool, monkeypatch, capsys):
     """Run the tool; return its exit code, what it printed, and its errors."""
-
-    def call(*argv):
-        monkeypatch.setattr(sys, 'argv', ['get_flops.py', *argv])
-        code = 0
-        try:
-            run(tool.main, tool.parse_args())
-        except SystemExit as stop:
-            code = stop.code
-        out = capsys.readouterr()
-        return code, out.out, out.err
-
-    return call
+    return caller(tool, monkeypatch, capsys)
 
 
 def numbers(text, part):

@@ -1,4 +1,3 @@
-import importlib.util
 import json
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from pycocotools import mask as mask_utils
 from pycocotools.coco import COCO
 
 from slab_det.datasets import make_shapes_dataset
+from tests.scripts import load_script
 
 ROOT = Path(__file__).parents[2]
 MASK_RCNN = str(ROOT / 'configs' / 'mini' / 'mask-rcnn_slab-swin_mini_shapes.py')
@@ -17,10 +17,7 @@ MASK_RCNN = str(ROOT / 'configs' / 'mini' / 'mask-rcnn_slab-swin_mini_shapes.py'
 
 @pytest.fixture(scope='module')
 def tool():
-    spec = importlib.util.spec_from_file_location('image_demo', ROOT / 'tools' / 'image_demo.py')
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script('tools/image_demo.py')
 
 
 @pytest.fixture

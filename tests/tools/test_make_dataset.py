@@ -1,18 +1,13 @@
-import importlib.util
-from pathlib import Path
-
 import pytest
 
-PATH = Path(__file__).parents[2] / 'tools' / 'make_dataset.py'
+from tests.scripts import load_script
+
 SMALL = ['--train', '2', '--val', '1', '--size', '64', '80']
 
 
 @pytest.fixture(scope='module')
 def tool():
-    spec = importlib.util.spec_from_file_location('make_dataset', PATH)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script('tools/make_dataset.py')
 
 
 def test_makes_the_set_and_says_so_when_it_is_there(tool, tmp_path, capsys):

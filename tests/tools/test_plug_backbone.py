@@ -1,18 +1,15 @@
 """tools/plug_backbone.py: what it writes, says and refuses, and eight kinds of detectors."""
-import importlib.util
 from pathlib import Path
-import sys
 
 from mmengine.config import Config
 import pytest
 import torch
 
-from slab_det.cli import run
 from slab_det.plug import load_detector, make_plan, train_one_step
 from slab_det.plug.backbones import build
 from tests.plug.tiny import BACKBONE, DETECTOR
+from tests.scripts import caller, load_script
 
-ROOT = Path(__file__).parents[2]
 RETINANET = 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'
 
 
@@ -20,23 +17,10 @@ RETINANET = 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'
 def plug(monkeypatch, capsys, tmp_path):
     """Run the tool in an empty folder with a small detector; return its exit code, output and
     errors."""
-    spec = importlib.util.spec_from_file_location('plug_backbone', ROOT / 'tools/plug_backbone.py')
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
+    tool = load_script('tools/plug_backbone.py')
     monkeypatch.chdir(tmp_path)
     Path('detector.py').write_text(DETECTOR)
-
-    def call(*argv):
-        monkeypatch.setattr(sys, 'argv', ['plug_backbone.py', *argv])
-        code = 0
-        try:
-            run(tool.main, tool.parse_args())
-        except SystemExit as stop:
-            code = stop.code
-        out = capsys.readouterr()
-        return code, out.out, out.err
-
-    return call
+    return caller(tool, monkeypatch, capsys)
 
 
 def test_the_config_inherits_trains_and_is_reported(plug, tmp_path):

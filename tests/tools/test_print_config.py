@@ -1,10 +1,10 @@
-import importlib.util
 from pathlib import Path
 
 import pytest
 from mmengine.config import Config
 
 from slab_det.cli import run
+from tests.scripts import load_script
 
 ROOT = Path(__file__).parents[2]
 CONFIG = str(ROOT / 'configs/mini/mask-rcnn_slab-swin_mini_shapes.py')
@@ -12,9 +12,7 @@ CONFIG = str(ROOT / 'configs/mini/mask-rcnn_slab-swin_mini_shapes.py')
 
 @pytest.fixture
 def call(monkeypatch):
-    spec = importlib.util.spec_from_file_location('print_config', ROOT / 'tools/print_config.py')
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
+    tool = load_script('tools/print_config.py')
 
     def run_tool(*words):
         monkeypatch.setattr('sys.argv', ['print_config.py', *words])

@@ -1,20 +1,13 @@
-import importlib.util
-from pathlib import Path
-
 import pytest
 
 from slab_det.cli import InputError
 from slab_det.hooks import PRepBNHook
-
-ROOT = Path(__file__).parents[2]
+from tests.scripts import load_script
 
 
 @pytest.fixture(scope='module')
 def tool():
-    spec = importlib.util.spec_from_file_location('render_api', ROOT / 'tools' / 'render_api.py')
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script('tools/render_api.py')
 
 
 def test_docstrings_become_markdown(tool):

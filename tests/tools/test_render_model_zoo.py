@@ -1,41 +1,23 @@
 """The page that tools/render_model_zoo.py makes of metafiles."""
-import importlib.util
-from pathlib import Path
-import sys
-
 from mmdet.registry import MODELS
 import pytest
 import yaml
 
 from slab_det.analysis import backbone_cost
-from slab_det.cli import run
+from tests.scripts import caller, load_script
 
-ROOT = Path(__file__).parents[2]
 ARCH = dict(embed_dims=16, depths=[1, 1, 1, 1], num_heads=[1, 2, 4, 8])
 
 
 @pytest.fixture(scope='module')
 def tool():
-    spec = importlib.util.spec_from_file_location('render_model_zoo', ROOT / 'tools/render_model_zoo.py')
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script('tools/render_model_zoo.py')
 
 
 @pytest.fixture
 def render(tool, monkeypatch, capsys):
-    """Run the tool; return its exit code and its errors."""
-
-    def call(*argv):
-        monkeypatch.setattr(sys, 'argv', ['render_model_zoo.py', *map(str, argv)])
-        code = 0
-        try:
-            run(tool.main, tool.parse_args())
-        except SystemExit as stop:
-            code = stop.code
-        return code, capsys.readouterr().err
-
-    return call
+    """Run the tool; return its exit code, what it printed, and its errors."""
+    return caller(tool, monkeypatch, capsys)
 
 
 @pytest.fixture
@@ -68,7 +50,8 @@ def cells(page, start):
 
 
 def test_a_row_holds_what_the_metafile_says_and_what_the_backbone_costs(render, project):
-    assert render(*options(project)) == (0, '')
+    code, _, err = render(*options(project))
+    assert (code, err) == (0, '')
     page = (project / 'docs/zoo.md').read_text()
     cost = backbone_cost(MODELS.build(dict(type='SLABSwinTransformer', arch=ARCH)), (800, 1216))
     assert cells(page, '| Family | `small`')[2:] == [
@@ -87,10 +70,11 @@ def test_only_measured_configs_have_results(render, project):
 
 def test_check_writes_nothing_and_notices_an_old_page(render, project):
     page = project / 'docs/zoo.md'
-    code, err = render(*options(project), '--check')
+    code, _, err = render(*options(project), '--check')
     assert code == 1 and 'is out of date: run python tools/render_model_zoo.py' in err and not page.exists()
     render(*options(project))
-    assert render(*options(project), '--check') == (0, '')
+    code, _, err = render(*options(project), '--check')
+    assert (code, err) == (0, '')
     page.write_text(page.read_text() + 'x')
     assert render(*options(project), '--check')[0] == 1
 
@@ -102,11 +86,12 @@ def test_check_writes_nothing_and_notices_an_old_page(render, project):
 ])
 def test_bad_metafiles_end_in_one_sentence(render, project, file, text, words):
     (project / file).write_text(text)
-    code, err = render(*options(project))
+    code, _, err = render(*options(project))
     assert code == 1 and words in err and err.count('\n') == 1
     assert list((project / 'docs').iterdir()) == []
 
 
 @pytest.mark.slow
 def test_the_page_of_the_project_is_up_to_date(render):
-    assert render('--check') == (0, '')
+    code, _, err = render('--check')
+    assert (code, err) == (0, '')

@@ -1,7 +1,5 @@
 """tools/reparameterize.py as a user runs it: what it writes is an ordinary detector with the same detections."""
-import importlib.util
 import os
-from pathlib import Path
 import re
 import sys
 
@@ -13,16 +11,14 @@ import torch
 from slab_det.deploy.onnx_compare import compare, noise_image, torch_detections
 from slab_det.layers import ChannelAffine, PRepBN, set_ratio
 from tests.deploy import small_detectors
+from tests.scripts import load_script
 
-TOOL = Path(__file__).resolve().parents[2] / 'tools' / 'reparameterize.py'
 MMDET_SWIN = dict(type='SwinTransformer', embed_dims=16, depths=(2, 1, 1, 1), num_heads=(1, 2, 4, 8), window_size=4,
                   norm_cfg=dict(type='PRepBN'))
 
 
 def run_tool(monkeypatch, *arguments):
-    spec = importlib.util.spec_from_file_location('reparameterize_tool', TOOL)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = load_script('tools/reparameterize.py')
     monkeypatch.setattr(sys, 'argv', ['reparameterize', *map(str, arguments), '--shape', '64', '96'])
     module.run(module.main, module.parse_args())
 

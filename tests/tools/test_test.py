@@ -1,5 +1,4 @@
 """Bad input to tools/test.py, and what its options ask of the Runner."""
-import importlib.util
 from pathlib import Path
 
 import pytest
@@ -8,6 +7,7 @@ from mmengine.runner import Runner
 
 from slab_det.cli import check_model, load_config, run
 from slab_det.datasets import make_shapes_dataset
+from tests.scripts import load_script
 
 ROOT = Path(__file__).parents[2]
 CONFIG = str(ROOT / 'configs/mini/mask-rcnn_slab-swin_mini_shapes.py')
@@ -15,10 +15,7 @@ CONFIG = str(ROOT / 'configs/mini/mask-rcnn_slab-swin_mini_shapes.py')
 
 @pytest.fixture(scope='module')
 def tool():
-    spec = importlib.util.spec_from_file_location('tool_test', ROOT / 'tools/test.py')
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script('tools/test.py')
 
 
 @pytest.fixture(scope='module')

@@ -1,5 +1,4 @@
 """Bad input to tools/train.py: one sentence, an exit code, and nothing left behind."""
-import importlib.util
 import os
 from pathlib import Path
 
@@ -8,6 +7,7 @@ import torch
 
 from slab_det.cli import run
 from slab_det.datasets import make_shapes_dataset
+from tests.scripts import load_script
 
 ROOT = Path(__file__).parents[2]
 CONFIG = str(ROOT / 'configs/mini/mask-rcnn_slab-swin_mini_shapes.py')
@@ -15,10 +15,7 @@ CONFIG = str(ROOT / 'configs/mini/mask-rcnn_slab-swin_mini_shapes.py')
 
 @pytest.fixture(scope='module')
 def tool():
-    spec = importlib.util.spec_from_file_location('train', ROOT / 'tools/train.py')
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script('tools/train.py')
 
 
 @pytest.fixture(scope='module')

@@ -1,4 +1,3 @@
-import importlib.util
 from pathlib import Path
 
 import cv2
@@ -7,6 +6,7 @@ import pytest
 import torch
 
 from slab_det.datasets import draw_scene, make_shapes_dataset
+from tests.scripts import load_script
 
 ROOT = Path(__file__).parents[2]
 MASK_RCNN = str(ROOT / 'configs' / 'mini' / 'mask-rcnn_slab-swin_mini_shapes.py')
@@ -15,10 +15,7 @@ RETINANET = str(ROOT / 'configs' / 'mini' / 'retinanet_slab-swin_mini_shapes.py'
 
 @pytest.fixture(scope='module')
 def tool():
-    spec = importlib.util.spec_from_file_location('visualize', ROOT / 'tools' / 'visualize.py')
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script('tools/visualize.py')
 
 
 @pytest.fixture

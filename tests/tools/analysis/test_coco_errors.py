@@ -1,4 +1,3 @@
-import importlib.util
 import json
 from pathlib import Path
 
@@ -7,17 +6,12 @@ import pytest
 
 from slab_det.cli import InputError
 from slab_det.datasets import make_shapes_dataset
-
-ROOT = Path(__file__).parents[3]
+from tests.scripts import load_script
 
 
 @pytest.fixture(scope='module')
 def tool():
-    spec = importlib.util.spec_from_file_location('coco_errors',
-                                                  ROOT / 'tools/analysis/coco_errors.py')
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script('tools/analysis/coco_errors.py')
 
 
 @pytest.fixture

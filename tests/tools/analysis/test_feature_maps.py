@@ -1,4 +1,3 @@
-import importlib.util
 from pathlib import Path
 
 import cv2
@@ -7,6 +6,7 @@ import pytest
 import torch
 
 from slab_det.cli import InputError
+from tests.scripts import load_script
 
 ROOT = Path(__file__).parents[3]
 MINI = str(ROOT / 'configs/mini/retinanet_slab-swin_mini_shapes.py')
@@ -14,11 +14,7 @@ MINI = str(ROOT / 'configs/mini/retinanet_slab-swin_mini_shapes.py')
 
 @pytest.fixture(scope='module')
 def tool():
-    spec = importlib.util.spec_from_file_location('feature_maps',
-                                                  ROOT / 'tools/analysis/feature_maps.py')
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script('tools/analysis/feature_maps.py')
 
 
 @pytest.fixture

@@ -1,10 +1,10 @@
-import importlib.util
 from pathlib import Path
 
 import cv2
 import pytest
 
 from slab_det.cli import InputError
+from tests.scripts import load_script
 
 ROOT = Path(__file__).parents[3]
 MINI = str(ROOT / 'configs/mini/retinanet_slab-swin_mini_shapes.py')
@@ -12,11 +12,7 @@ MINI = str(ROOT / 'configs/mini/retinanet_slab-swin_mini_shapes.py')
 
 @pytest.fixture(scope='module')
 def tool():
-    spec = importlib.util.spec_from_file_location('plot_schedule',
-                                                  ROOT / 'tools/analysis/plot_schedule.py')
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script('tools/analysis/plot_schedule.py')
 
 
 def test_a_picture_and_the_facts_without_data(tool, tmp_path, monkeypatch, capsys):

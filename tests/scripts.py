@@ -1,0 +1,36 @@
+"""The scripts of the project as modules, for tests that call them in their own process."""
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Callable, Tuple, Union
+
+from slab_det.cli import run
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def load_script(path: Union[str, Path]) -> ModuleType:
+    """Import a script, anew at each call, by its path (from the project's folder)."""
+    path = ROOT / path
+    # Under a name of its own: tools/test.py must not become the module `test`.
+    spec = importlib.util.spec_from_file_location(f'script_{path.stem}', path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def caller(script: ModuleType, monkeypatch, capsys) -> Callable[..., Tuple[int, str, str]]:
+    """Return a function that runs a script with the arguments it is given, as its command does,
+    and returns the exit code, the output and the errors."""
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, 'argv', [script.__file__, *map(str, arguments)])
+        code = 0
+        try:
+            run(script.main, script.parse_args())
+        except SystemExit as stop:
+            code = stop.code
+        return (code, *capsys.readouterr())
+
+    return call
