@@ -1,4 +1,5 @@
-# 12 epochs of AdamW. As published: no decay on norms, embeddings of positions and position biases.
+# 12 epochs of AdamW. No decay on norms, embeddings of positions and position biases, as published, nor on
+# the positional encodings of linear attention, which the published configs leave out.
 _base_ = 'mmdet::_base_/schedules/schedule_1x.py'
 optim_wrapper = dict(
     optimizer=dict(
