@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 #: Share of a run's time that the host may take away before the run is repeated, and how often.
-TOLERATED, TRIES = 0.03, 6
+TOLERATED, TRIES = 0.03, 4
 
 
 class Case:
