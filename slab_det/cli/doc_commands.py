@@ -7,15 +7,19 @@ import shlex
 import subprocess
 import sys
 from contextlib import redirect_stderr
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Dict, Iterator, List
 
 #: Commands that are no part of the project and need no check.
 FOREIGN = ('cd', 'cp', 'export', 'git', 'ls', 'mkdir', 'pip', 'pytest', 'python', 'tensorboard')
-#: Marks, as an HTML comment on the line above a block, commands that are run and not only parsed.
-RUN_MARK = '<!-- check: run -->'
+#: Scripts that need a cluster: their arguments are checked, nothing is started.
+CLUSTER = ('tools/dist_train.sh', 'tools/dist_test.sh', 'tools/slurm_train.sh')
+#: Marks, on the line above a block, how its commands are proved: ``<!-- check: run -->`` runs them,
+#: with ``TEXT=INSTEAD`` behind it after these replacements; ``<!-- check: as FILE -->`` names the
+#: tests or pages that run them; ``<!-- check: parse REASON -->`` says why nobody does.
+_MARK = re.compile(r'<!-- check: (run|as|parse)\b(.*)-->$')
 _OWN_FILE = re.compile(r'(configs|tools|requirements|docs|benchmarks|tests)/[\w./-]+\.\w+$')
 
 
@@ -32,28 +36,49 @@ class Command:
         line: of the page, from 1.
         words: the command and its arguments, variables replaced, redirections left out.
         environment: assignments before the command.
-        run: whether its block is marked to be run.
+        mark: how its block is proved, 'run', 'as' or 'parse', or '' without a mark.
+        details: what stands behind the mark.
     """
     page: str
     line: int
     words: List[str]
     environment: Dict[str, str] = field(default_factory=dict)
-    run: bool = False
+    mark: str = ''
+    details: List[str] = field(default_factory=list)
 
     def __str__(self) -> str:
         return f'{self.page}:{self.line}: {shlex.join(self.words)}'
+
+    @property
+    def needs_proof(self) -> bool:
+        """Whether it is a command of the project that can be run on one machine."""
+        script = self.words[1] if len(self.words) > 1 else ''
+        own = self.words[0] == 'mim' or script.startswith(('tools/', 'benchmarks/'))
+        return own and script not in CLUSTER
+
+    def stand_ins(self) -> 'Command':
+        """Return the command as it is run, with the replacements of its mark."""
+        def replaced(text: str) -> str:
+            for detail in self.details:
+                old, _, new = detail.partition('=')
+                text = text.replace(old, new)
+            return text
+
+        return replace(self, words=[replaced(word) for word in self.words],
+                       environment={key: replaced(text) for key, text in self.environment.items()})
 
 
 def commands_of(page: Path, name: str) -> Iterator[Command]:
     """Yield the commands of all bash blocks of a Markdown page."""
     lines = page.read_text(encoding='utf-8').splitlines()
-    inside, run, pending, begun = False, False, '', 0
+    inside, mark, pending, begun = False, None, '', 0
     variables: Dict[str, str] = {}
+    exported: Dict[str, str] = {}
     for number, line in enumerate(lines, start=1):
         if line.startswith('```'):
             if not inside and line.strip() == '```bash':
-                inside, variables = True, {}
-                run = number > 1 and lines[number - 2].strip() == RUN_MARK
+                inside, variables, exported = True, {}, {}
+                mark = _MARK.match(lines[number - 2].strip()) if number > 1 else None
             else:
                 inside = False
             continue
@@ -71,8 +96,11 @@ def commands_of(page: Path, name: str) -> Iterator[Command]:
             while words and re.match(r'[A-Za-z_]\w*=', words[0]):
                 key, _, value = words.pop(0).partition('=')
                 assigned[key] = value
+            if words and words[0] == 'export':
+                exported.update(word.split('=', 1) for word in words[1:])
             if words:
-                yield Command(name, begun, words, assigned, run)
+                yield Command(name, begun, words, {**exported, **assigned}, mark[1] if mark else '',
+                              shlex.split(mark[2]) if mark else [])
             else:
                 variables.update(assigned)
 
@@ -88,6 +116,24 @@ def _words(text: str, variables: Dict[str, str], place: str) -> List[str]:
         if word in ('>', '2>', '|'):
             return words[:index]
     return words
+
+
+def check_mark(command: Command, root: Path) -> None:
+    """Check that the page says how the command is proved.
+
+    Raises:
+        DocError: naming page, line and command.
+    """
+    if command.needs_proof and not command.mark:
+        raise DocError(f'{command}: the page does not say how it is proved; put <!-- check: run -->, '
+                       '<!-- check: as FILE --> or <!-- check: parse REASON --> above the block')
+    if command.mark in ('as', 'parse') and not command.details:
+        raise DocError(f'{command}: the mark {command.mark!r} says no more')
+    for detail in command.details:
+        if command.mark == 'as' and not (root / detail).is_file():
+            raise DocError(f'{command}: {detail}, which is to run it, does not exist')
+        if command.mark == 'run' and '=' not in detail:
+            raise DocError(f'{command}: the mark takes TEXT=INSTEAD, not {detail}')
 
 
 def check_command(command: Command, root: Path) -> None:

@@ -2,7 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from slab_det.cli.doc_commands import (DocError, anchors, check_command, check_links, commands_of)
+from slab_det.cli.doc_commands import (DocError, anchors, check_command, check_links, check_mark,
+                                       commands_of)
 
 ROOT = Path(__file__).parents[2]
 
@@ -30,18 +31,22 @@ SHAPES_ROOT=x python tools/test.py ${config} \\
     b.pth > log.txt
 cd here && git pull
 ```
-<!-- check: run -->
+<!-- check: run a.py=b.py X=data/shapes -->
 ```bash
-python tools/print_config.py $config
+export X_ROOT=X
+python tools/print_config.py a.py
 ```
 ''')
     assert [command.words for command in commands] == [
         ['python', 'tools/train.py', 'a.py', '--resume'],
         ['python', 'tools/test.py', 'a.py', 'b.pth'], ['cd', 'here'], ['git', 'pull'],
-        ['python', 'tools/print_config.py', '$config']]  # another block, another shell
-    assert [command.line for command in commands] == [8, 9, 11, 11, 15]
+        ['export', 'X_ROOT=X'], ['python', 'tools/print_config.py', 'a.py']]
+    assert [command.line for command in commands] == [8, 9, 11, 11, 15, 16]
     assert commands[1].environment == dict(SHAPES_ROOT='x')
-    assert [command.run for command in commands] == [False] * 4 + [True]
+    assert [command.mark for command in commands] == [''] * 4 + ['run'] * 2
+    instead = commands[-1].stand_ins()
+    assert instead.words[-1] == 'b.py' and instead.environment == dict(X_ROOT='data/shapes')
+    assert commands[-1].words[-1] == 'a.py'
 
 
 def test_an_open_quote_is_no_command(tmp_path):
@@ -83,6 +88,34 @@ def test_commands_that_would_fail_are_named_with_their_line(tmp_path, line, word
     with pytest.raises(DocError) as error:
         check_command(command, ROOT)
     assert str(error.value).startswith('page.md:2: ') and words in str(error.value)
+
+
+@pytest.mark.parametrize('mark', [
+    'run', 'run CONFIG=configs/a.py', 'as README.md tests/cli/test_doc_commands.py', 'parse it takes days'])
+def test_a_block_says_how_its_commands_are_proved(tmp_path, mark):
+    command, = found(tmp_path, f'<!-- check: {mark} -->\n```bash\npython tools/train.py CONFIG\n```\n')
+    check_mark(command, ROOT)
+
+
+@pytest.mark.parametrize('line', ['pip install mmdet', 'bash tools/dist_train.sh CONFIG 8'])
+def test_what_is_not_ours_or_needs_a_cluster_needs_no_proof(tmp_path, line):
+    command, = found(tmp_path, f'```bash\n{line}\n```\n')
+    check_mark(command, ROOT)
+
+
+@pytest.mark.parametrize('mark, words', [
+    ('', 'does not say how it is proved'),
+    ('<!-- check: ran -->', 'does not say how it is proved'),
+    ('<!-- check: as -->', "the mark 'as' says no more"),
+    ('<!-- check: parse -->', "the mark 'parse' says no more"),
+    ('<!-- check: as tests/none.py -->', 'tests/none.py, which is to run it, does not exist'),
+    ('<!-- check: run CONFIG -->', 'takes TEXT=INSTEAD, not CONFIG'),
+])
+def test_a_block_that_does_not_say_so_is_a_fault(tmp_path, mark, words):
+    for line in ('python tools/train.py CONFIG', 'mim train slab_det a.py'):
+        command, = found(tmp_path, f'{mark}\n```bash\n{line}\n```\n')
+        with pytest.raises(DocError, match=words):
+            check_mark(command, ROOT)
 
 
 def test_links_must_lead_somewhere(tmp_path):

@@ -35,6 +35,7 @@ def test_the_commands_that_are_marked_run(tool, capsys):
 def test_marked_commands_run_in_a_folder_of_their_own(tool, tmp_path, capsys):
     path = tmp_path / 'page.md'
     path.write_text('<!-- check: run -->\n```bash\npython tools/make_dataset.py data/shapes\n```\n'
+                    '<!-- check: parse as above -->\n'
                     '```bash\npython tools/make_dataset.py data/other\n```\n')
     before = os.getcwd()
     tool.main(tool.parse_args([str(path), '--run']))
@@ -54,7 +55,7 @@ def test_a_command_that_fails_is_named_and_its_output_shown(tool, tmp_path, caps
 
 def test_faults_are_listed(tool, tmp_path, capsys):
     path = tmp_path / 'page.md'
-    path.write_text('[a](none.md)\n```bash\npython tools/none.py\n```\n')
+    path.write_text('[a](none.md)\n<!-- check: run -->\n```bash\npython tools/none.py\n```\n')
     with pytest.raises(InputError, match='2 faults'):
         tool.main(tool.parse_args([str(path)]))
     err = capsys.readouterr().err
