@@ -11,6 +11,6 @@ from .version import __version__
 if not missing_packages():
     check_versions()
     allow_mmengine_globals()
-    from . import backbones, datasets, hooks, necks  # noqa: F401
+    from . import backbones, datasets, hooks, necks, whole_files  # noqa: F401
 
 __all__ = ['__version__']

@@ -17,8 +17,8 @@ ROOT = Path(__file__).resolve().parents[1]
 MODULES = (
     'slab_det.backbones', 'slab_det.necks', 'slab_det.hooks', 'slab_det.layers',
     'slab_det.models', 'slab_det.checkpoints', 'slab_det.calibration', 'slab_det.layer_norm_fit',
-    'slab_det.deploy', 'slab_det.datasets',
-    'slab_det.analysis', 'slab_det.analysis.schedule', 'slab_det.analysis.coco_results',
+    'slab_det.deploy', 'slab_det.datasets', 'slab_det.whole_files', 'slab_det.analysis',
+    'slab_det.analysis.schedule', 'slab_det.analysis.coco_results',
     'slab_det.analysis.coco_errors', 'slab_det.visualization', 'slab_det.visualization.features')
 SECTIONS = ('Args', 'Arguments', 'Attributes', 'Raises', 'Returns', 'Shapes', 'Yields', 'Example',
             'Examples', 'Note')

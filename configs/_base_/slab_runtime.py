@@ -6,3 +6,5 @@ custom_hooks = [
     dict(type='PRepBNHook', schedule='linear', end=0.8),
     dict(type='RandomStateHook'),
 ]
+# A checkpoint gets its name when all of it is written.
+default_hooks = dict(checkpoint=dict(backend_args=dict(backend='whole')))
