@@ -6,35 +6,12 @@ import torch
 from timm.utils import reparameterize_model
 from torch import nn
 
-from slab_det.layers import (ChannelAffine, PRepBN, ReducedLinearAttention, RepBN, prepbn_modules)
+from slab_det.layers import ChannelAffine, PRepBN, ReducedLinearAttention, RepBN, prepbn_modules
 from slab_det.models import PyramidVisionTransformerV2
-from tests import golden
-from tests.networks import load_published, settle
+from tests.networks import settle
 
 SMALL = dict(embed_dims=(8, 16, 16), depths=(2, 1, 1), num_heads=(1, 2, 4), mlp_ratios=(2, 2, 2),
              img_size=64, num_classes=5, drop_path_rate=0.0)
-
-
-def test_published_features_and_logits():
-    model = timm.create_model('slab_pvt_v2_b0').eval()
-    data = load_published('slab_pvt_v2_b0', model)
-    with torch.no_grad():
-        stages = [tokens for tokens, _, _ in model.forward_stages(golden.images())]
-        logits = model(golden.images())
-    assert golden.worst_error(data, 'eval/224x224', stages) < golden.TOLERANCE
-    assert golden.error(data, 'eval/224x224/logits/0', logits) < golden.TOLERANCE
-
-
-def test_published_training_blend_and_its_statistics():
-    model = timm.create_model('slab_pvt_v2_b0', drop_path_rate=0.0).train()
-    data = load_published('slab_pvt_v2_b0', model, ratio=0.5)
-    assert {float(norm.ratio) for norm in prepbn_modules(model)} == {0.5}
-    with torch.no_grad():
-        stages = [tokens for tokens, _, _ in model.forward_stages(golden.images())]
-    assert golden.worst_error(data, 'train_ratio0.5/224x224', stages) < golden.TOLERANCE
-    first, last = (norm.repbn.bn for norm in (model.patch_embed.norm, model.layers[3].norm))
-    statistics = (first.running_mean, first.running_var, last.running_mean, last.running_var)
-    assert golden.worst_error(data, 'train_ratio0.5/bn_first_last', statistics) < golden.TOLERANCE
 
 
 @pytest.mark.parametrize('arch, dims, depths, ratios', [

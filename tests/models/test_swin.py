@@ -1,64 +1,13 @@
-import copy
-
 import pytest
 import timm
 import torch
 from timm.utils import reparameterize_model
 
-from slab_det.checkpoints import convert_state_dict
-from slab_det.layers import PRepBN, RepBN, prepbn_modules, set_ratio
+from slab_det.layers import PRepBN, RepBN, set_ratio
 from slab_det.models import SwinTransformer
-from tests import golden
+from tests.networks import settle
 
 SMALL = dict(embed_dim=16, depths=(2, 2), num_heads=(2, 4), num_classes=5, drop_path_rate=0.0)
-
-
-def load_golden(name, model, ratio=0.0):
-    file = golden.load(name)
-    weights, _ = convert_state_dict(golden.published_state_dict(file, ratio), model.state_dict())
-    model.load_state_dict(weights)
-    return file
-
-
-def settle(model, seed=0):
-    """Give every norm statistics, affine parameters and an eta of its own; some folded scales
-    come out near 0."""
-    generator = torch.Generator().manual_seed(seed)
-    for norm in model.modules():
-        if isinstance(norm, RepBN):
-            norm.bn.running_mean.normal_(generator=generator)
-            norm.bn.running_var.uniform_(0.3, 3, generator=generator)
-            norm.bn.weight.data.normal_(generator=generator)
-            norm.bn.bias.data.normal_(generator=generator)
-            norm.eta.data.normal_(generator=generator)
-            scale = norm.bn.weight.data / (norm.bn.running_var + norm.bn.eps).sqrt()
-            norm.bn.weight.data[0] *= -(norm.eta.data[0] + 1e-9) / scale[0]
-    set_ratio(model, 0)
-    return model.eval()
-
-
-@pytest.mark.parametrize('file, name', [('slab_swin_t', 'slab_swin_tiny'), ('swin_t_prepbn', 'swin_tiny_prepbn')])
-def test_published_features_and_logits(file, name):
-    model = timm.create_model(name, drop_path_rate=0.0).eval()
-    data = load_golden(file, model)
-    with torch.no_grad():
-        stages = [tokens for tokens, _, _ in model.forward_stages(golden.images())]
-        logits = model(golden.images())
-    assert golden.worst_error(data, 'eval/224x224', stages) < golden.TOLERANCE
-    assert golden.error(data, 'eval/224x224/logits/0', logits) < golden.TOLERANCE
-
-
-def test_published_training_blend_and_its_statistics():
-    model = timm.create_model('slab_swin_tiny', drop_path_rate=0.0).train()
-    data = load_golden('slab_swin_t', model, ratio=0.5)
-    assert {float(norm.ratio) for norm in prepbn_modules(model)} == {0.5}
-    with torch.no_grad():
-        stages = [tokens for tokens, _, _ in model.forward_stages(golden.images())]
-        model.norm(stages[-1])
-    assert golden.worst_error(data, 'train_ratio0.5/224x224', stages) < golden.TOLERANCE
-    first, last = (norm.repbn.bn for norm in (model.patch_embed.norm, model.norm))
-    statistics = (first.running_mean, first.running_var, last.running_mean, last.running_var)
-    assert golden.worst_error(data, 'train_ratio0.5/bn_first_last', statistics) < golden.TOLERANCE
 
 
 @pytest.mark.parametrize('arch, embed_dim, depths', [('tiny', 96, (2, 2, 6, 2)), ('small', 96, (2, 2, 18, 2)), ('base', 128, (2, 2, 18, 2))])
@@ -124,22 +73,6 @@ def test_no_weight_decay_names_encodings_and_position_biases():
     assert model.no_weight_decay() == {
         f'layers.0.blocks.{i}.attn.positional_encoding' for i in range(2)
     } | {f'layers.1.blocks.{i}.attn.relative_position_bias_table' for i in range(2)}
-
-
-@pytest.mark.parametrize('training', [True, False])
-def test_gradient_checkpointing_changes_nothing(training):
-    torch.manual_seed(0)
-    model = SwinTransformer(attn_types='LS', window_sizes=(7, 4), **SMALL).train(training)
-    set_ratio(model, 0.5)
-    other = copy.deepcopy(model)
-    other.set_grad_checkpointing()
-    x = torch.randn(2, 3, 36, 44)
-    for network in (model, other):
-        network(x).square().sum().backward()
-    for (name, parameter), twin in zip(model.named_parameters(), other.parameters()):
-        torch.testing.assert_close(twin.grad, parameter.grad, msg=name)
-    for (name, buffer), twin in zip(model.named_buffers(), other.buffers()):
-        assert torch.equal(twin, buffer), name
 
 
 @pytest.mark.parametrize('arguments, message', [
