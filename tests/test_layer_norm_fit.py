@@ -8,6 +8,7 @@ from torch import nn
 
 from slab_det.layer_norm_fit import fit_repbn_to_layer_norm
 from slab_det.layers import PRepBN, prepbn_modules, set_ratio
+from tests.processes import on_two_processes
 
 
 def network(seed=0):
@@ -74,3 +75,19 @@ def test_refuses_a_network_that_does_not_run_on_layer_norm():
         fit_repbn_to_layer_norm(nn.Linear(2, 2), batches())
     with pytest.raises(ValueError, match='batches is empty'):
         fit_repbn_to_layer_norm(network(), [])
+
+
+def fit_a_share(rank):
+    model = network()
+    explained = fit_repbn_to_layer_norm(model, (batches()[:3], batches()[3:])[rank])
+    return dict(explained=explained, state=model.state_dict())
+
+
+@pytest.mark.slow
+def test_two_processes_fit_to_the_tokens_of_both():
+    model = network()
+    explained = fit_repbn_to_layer_norm(model, batches())
+    for part in on_two_processes(fit_a_share):
+        assert part['explained'] == pytest.approx(explained, rel=1e-9)
+        for name, value in model.state_dict().items():
+            torch.testing.assert_close(part['state'][name], value, rtol=1e-6, atol=1e-7)
