@@ -19,6 +19,8 @@ import torch
 from measure import Case, alternate, busy_host, measure_child, peak_memory
 from peers import BASELINE, available, build
 
+from slab_det.cli.tables import write_text
+
 SIZES = ['480x640', '800x1216', '1600x2400']
 
 
@@ -129,9 +131,7 @@ def main(args: argparse.Namespace) -> None:
         text = '\n'.join(header) + '\n\n' + '\n\n'.join(tables) + '\n'
         if args.append and os.path.exists(args.out):
             text = f'{Path(args.out).read_text()}\n{text}'
-        part = Path(f'{args.out}.part')
-        part.write_text(text)
-        os.replace(part, args.out)
+        write_text(args.out, text, '--out')
         print(f'wrote {args.out}')
 
 

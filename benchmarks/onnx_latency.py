@@ -7,7 +7,6 @@ of a table take turns in one process; the ratio to mmdet's Swin-T in eager PyTor
 Weights are random: latency does not depend on them.
 """
 import argparse
-import os
 import sys
 import tempfile
 import warnings
@@ -22,6 +21,7 @@ from latency import machine
 from measure import Case, alternate, busy_host
 from peers import BASELINE, build
 
+from slab_det.cli.tables import write_text
 from slab_det.deploy.onnx_export import OPSET, export_onnx
 from slab_det.deploy.onnx_quantize import quantize_graph
 
@@ -134,9 +134,7 @@ def main(args: argparse.Namespace) -> None:
         f'> {machine("cpu", args.threads)}; onnxruntime {onnxruntime.__version__}', *tables]) + '\n'
     print(text)
     if args.out:
-        part = Path(f'{args.out}.part')
-        part.write_text(text)
-        os.replace(part, args.out)
+        write_text(args.out, text, '--out')
         print(f'wrote {args.out}')
 
 

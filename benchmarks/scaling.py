@@ -5,16 +5,16 @@
 1.00 means that time grows with the number of pixels and no faster.
 """
 import argparse
-import os
 import shlex
 import sys
-from pathlib import Path
 
 import torch
 
 from latency import machine
 from measure import Case, alternate
 from peers import LINEAR
+
+from slab_det.cli.tables import write_text
 
 
 NOTE = '''1.00 means that time grows with the number of pixels and no faster. SLAB-CSWin attends with softmax in its last
@@ -55,9 +55,7 @@ def main(args: argparse.Namespace) -> None:
     if args.out:
         head = (f'Measured by `python benchmarks/scaling.py {shlex.join(sys.argv[1:])}` on\n\n'
                 f'> {machine(args.device, args.threads)}\n\n')
-        part = Path(f'{args.out}.part')
-        part.write_text(f'{head}' + '\n'.join(lines) + '\n\n' + NOTE)
-        os.replace(part, args.out)
+        write_text(args.out, f'{head}' + '\n'.join(lines) + '\n\n' + NOTE, '--out')
         print(f'wrote {args.out}')
 
 
