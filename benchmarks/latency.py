@@ -16,12 +16,11 @@ from typing import List
 
 import torch
 
-from measure import Case, alternate, busy_host, measure_child, peak_memory
+from measure import Case, Size, alternate, busy_host, measure_child, peak_memory
 from peers import BASELINE, available, build
 
-from slab_det.cli.tables import write_text
+from slab_det.cli import write_text
 
-SIZES = ['480x640', '800x1216', '1600x2400']
 
 
 def parse_args() -> argparse.Namespace:
@@ -29,7 +28,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--parts', nargs='+', default=['backbone'], choices=['backbone', 'detector', 'training'])
     parser.add_argument('--modes', nargs='+', default=['eager'], choices=['eager', 'compile'])
     parser.add_argument('--dtypes', nargs='+', default=['float32'], choices=['float32', 'bf16', 'fp16'])
-    parser.add_argument('--sizes', nargs='+', default=['800x1216'], help=f'height x width, such as {" ".join(SIZES)}')
+    parser.add_argument('--sizes', nargs='+', type=Size.parse, default=[Size(800, 1216)], metavar='SIZE',
+                        help='height x width (default: 800x1216)')
     parser.add_argument('--batch', type=int, default=None, help='images per run (default: 1, in training 2)')
     parser.add_argument('--device', default='cpu', choices=['cpu', 'cuda'])
     parser.add_argument('--threads', type=int, default=2, help='CPU threads')
@@ -111,17 +111,12 @@ def main(args: argparse.Namespace) -> None:
         return
     if args.device == 'cuda' and not torch.cuda.is_available():
         sys.exit('error: --device cuda: torch finds no GPU; use --device cpu')
-    try:
-        sizes = [tuple(map(int, size.split('x'))) for size in args.sizes]
-        assert all(len(size) == 2 for size in sizes)
-    except (ValueError, AssertionError):
-        sys.exit(f'error: --sizes takes heights and widths such as 800x1216, got {" ".join(args.sizes)}')
     tables: List[str] = []
     for part in args.parts:
         batch = args.batch or (2 if part == 'training' else 1)
         for mode in args.modes:
             for dtype in args.dtypes:
-                for size in sizes:
+                for size in args.sizes:
                     tables.append(table(Case(part, mode, dtype, size, batch, args.device), args))
                     print('\n' + tables[-1] + '\n', flush=True)
     header = [f'Measured by `python benchmarks/latency.py {shlex.join(sys.argv[1:])}` on', '',

@@ -1,6 +1,8 @@
 """Timing of alternating networks and peak memory of a child process."""
+import argparse
 import json
 import os
+import re
 import statistics
 import subprocess
 import sys
@@ -13,6 +15,23 @@ from torch import nn
 
 #: Share of a run's time that the host may take away before the run is repeated, and how often.
 TOLERATED, TRIES = 0.03, 4
+
+
+class Size(NamedTuple):
+    """Size of an image in pixels, written as on the command line: 800x1216."""
+    height: int
+    width: int
+
+    def __str__(self) -> str:
+        return f'{self.height}x{self.width}'
+
+    @classmethod
+    def parse(cls, text: str) -> 'Size':
+        """Read a size; a ``type`` for argparse, which says the error's sentence with the option's name."""
+        match = re.fullmatch(r'([1-9]\d*)x([1-9]\d*)', text)
+        if not match:
+            raise argparse.ArgumentTypeError(f'{text} is no height x width in pixels, such as 800x1216')
+        return cls(int(match[1]), int(match[2]))
 
 
 class Case:

@@ -11,17 +11,17 @@ import sys
 import tempfile
 import warnings
 from pathlib import Path
-from typing import Callable, Dict, Tuple
+from typing import Callable, Dict
 
 import numpy as np
 import onnxruntime
 import torch
 
 from latency import machine
-from measure import Case, alternate, busy_host
+from measure import Case, Size, alternate, busy_host
 from peers import BASELINE, build
 
-from slab_det.cli.tables import write_text
+from slab_det.cli import write_text
 from slab_det.deploy.onnx_export import OPSET, export_onnx
 from slab_det.deploy.onnx_quantize import quantize_graph
 
@@ -32,7 +32,7 @@ EAGER = f'{BASELINE}, eager PyTorch'
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
     parser.add_argument('--parts', nargs='+', default=['backbone'], choices=['backbone', 'detector'])
-    parser.add_argument('--size', default='800x1216', help='height x width (default: %(default)s)')
+    parser.add_argument('--size', type=Size.parse, default=Size(800, 1216), help='height x width (default: %(default)s)')
     parser.add_argument('--threads', type=int, default=2, help='CPU threads (default: %(default)s)')
     parser.add_argument('--rounds', type=int, default=7, help='timed runs of each (default: %(default)s)')
     parser.add_argument('--only', nargs='+', help='networks to run beside the baseline, by parts of their names')
@@ -42,7 +42,7 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def input_of(part: str, size: Tuple[int, int]) -> Dict[str, np.ndarray]:
+def input_of(part: str, size: Size) -> Dict[str, np.ndarray]:
     """Return what a file takes: a normalised image for a backbone, bytes for a detector."""
     generator = np.random.default_rng(0)
     if part == 'backbone':
@@ -50,7 +50,7 @@ def input_of(part: str, size: Tuple[int, int]) -> Dict[str, np.ndarray]:
     return dict(image=generator.integers(0, 256, (1, *size, 3), np.uint8))
 
 
-def export(part: str, name: str, size: Tuple[int, int], path: Path) -> None:
+def export(part: str, name: str, size: Size, path: Path) -> None:
     """Export a network. A file of mmdet's Swin is of one size: its window counts are constants."""
     model = build(part, name)
     fixed = size if name == BASELINE else None
@@ -66,9 +66,9 @@ def export(part: str, name: str, size: Tuple[int, int], path: Path) -> None:
                           input_names=['image'], output_names=names, dynamic_axes=axes)
 
 
-def files(part: str, name: str, size: Tuple[int, int], folder: Path) -> Dict[str, Path]:
+def files(part: str, name: str, size: Size, folder: Path) -> Dict[str, Path]:
     """Return the float32 and the INT8 file of a network, made where they are missing."""
-    stem = f'{part}-{size[0]}x{size[1]}-' + name.replace(', deployed', '').replace(' ', '-').lower()
+    stem = f'{part}-{size}-' + name.replace(', deployed', '').replace(' ', '-').lower()
     whole, small = folder / f'{stem}.onnx', folder / f'{stem}-int8.onnx'
     if not whole.exists():
         print(f'  exporting {name}', file=sys.stderr, flush=True)
@@ -89,7 +89,7 @@ def runner(file: Path, inputs: Dict[str, np.ndarray], threads: int) -> Callable[
     return lambda: session.run(None, inputs)
 
 
-def table(part: str, size: Tuple[int, int], args: argparse.Namespace, folder: Path) -> str:
+def table(part: str, size: Size, args: argparse.Namespace, folder: Path) -> str:
     """Measure a part and return its Markdown table; '' where only files were wanted."""
     names = [name for name in NETWORKS
              if name == BASELINE or not args.only or any(word in name for word in args.only)]
@@ -101,7 +101,7 @@ def table(part: str, size: Tuple[int, int], args: argparse.Namespace, folder: Pa
     for name, paths in found.items():
         runs.update({f'{name}, ONNX {kind}': runner(path, inputs, args.threads) for kind, path in paths.items()})
     times = alternate(runs, args.rounds, lambda line: print(line, file=sys.stderr, flush=True))
-    lines = [f'### {part}, {size[0]}x{size[1]}', '',
+    lines = [f'### {part}, {size}', '',
              '| network | median ms | fastest ms | ratio to eager PyTorch | times as fast as its float32 file |',
              '| --- | ---: | ---: | ---: | ---: |']
     for name, runs_of in times.items():
@@ -113,10 +113,6 @@ def table(part: str, size: Tuple[int, int], args: argparse.Namespace, folder: Pa
 
 
 def main(args: argparse.Namespace) -> None:
-    try:
-        height, width = map(int, args.size.split('x'))
-    except ValueError:
-        sys.exit(f'error: --size takes a height and a width such as 800x1216, got {args.size}')
     if args.prepare and not args.files:
         sys.exit('error: --prepare makes files: name their folder with --files DIR')
     from mmdet.utils import register_all_modules
@@ -125,7 +121,7 @@ def main(args: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(args.files or temporary)
         folder.mkdir(parents=True, exist_ok=True)
-        tables = [table(part, (height, width), args, folder) for part in args.parts]
+        tables = [table(part, args.size, args, folder) for part in args.parts]
     if args.prepare:
         return
     command = f'--parts {" ".join(args.parts)} --size {args.size} --threads {args.threads} --rounds {args.rounds}'

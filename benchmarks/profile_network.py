@@ -11,7 +11,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from latency import machine
-from measure import Case
+from measure import Case, Size
 from peers import BASELINE, available, build
 
 #: Operations by what they do; names are those of torch's profiler, without ``aten::``.
@@ -32,7 +32,7 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
     parser.add_argument('networks', nargs='*', default=[BASELINE, 'SLAB-Swin-T, deployed', 'Swin-T PRepBN, deployed'],
                         help='as in the tables of benchmarks/latency.py')
-    parser.add_argument('--size', default='800x1216', help='height x width')
+    parser.add_argument('--size', type=Size.parse, default=Size(800, 1216), help='height x width')
     parser.add_argument('--dtype', default='float32', choices=['float32', 'bf16', 'fp16'])
     parser.add_argument('--device', default='cpu', choices=['cpu', 'cuda'])
     parser.add_argument('--threads', type=int, default=2, help='CPU threads')
@@ -42,8 +42,7 @@ def parse_args() -> argparse.Namespace:
 
 def measure(name: str, args: argparse.Namespace) -> Dict[str, float]:
     """Return milliseconds of one run by kind of operation."""
-    size = tuple(map(int, args.size.split('x')))
-    run = Case('backbone', 'eager', args.dtype, size, 1, args.device).prepare(build('backbone', name))
+    run = Case('backbone', 'eager', args.dtype, args.size, 1, args.device).prepare(build('backbone', name))
     run()
     cuda = args.device == 'cuda'
     with profile(activities=[ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * cuda) as profiler:

@@ -11,10 +11,10 @@ import sys
 import torch
 
 from latency import machine
-from measure import Case, alternate
+from measure import Case, Size, alternate
 from peers import LINEAR
 
-from slab_det.cli.tables import write_text
+from slab_det.cli import write_text
 
 
 NOTE = '''1.00 means that time grows with the number of pixels and no faster. SLAB-CSWin attends with softmax in its last
@@ -24,7 +24,8 @@ two stages, in stripes as long as the map, which is why it grows faster than wit
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
-    parser.add_argument('--sizes', nargs=2, default=['480x640', '1600x2400'], help='small and large, height x width')
+    parser.add_argument('--sizes', nargs=2, type=Size.parse, default=[Size(480, 640), Size(1600, 2400)], metavar='SIZE',
+                         help='small and large, height x width')
     parser.add_argument('--only', nargs='+', help='networks, by parts of their names')
     parser.add_argument('--device', default='cpu', choices=['cpu', 'cuda'])
     parser.add_argument('--threads', type=int, default=2, help='CPU threads')
@@ -35,8 +36,7 @@ def parse_args() -> argparse.Namespace:
 
 def main(args: argparse.Namespace) -> None:
     torch.set_num_threads(args.threads)
-    sizes = [tuple(map(int, size.split('x'))) for size in args.sizes]
-    pixels = [height * width for height, width in sizes]
+    pixels = [size.height * size.width for size in args.sizes]
     lines = [f'| network | {args.sizes[0]} ms | {args.sizes[1]} ms | time per pixel, ratio |', '| --- | ---: | ---: | ---: |']
     for name, build in LINEAR.items():
         if args.only and not any(word in name for word in args.only):
@@ -44,7 +44,7 @@ def main(args: argparse.Namespace) -> None:
         torch.manual_seed(0)
         model = build()
         model.eval()
-        cases = [Case('backbone', 'eager', 'float32', size, 1, args.device) for size in sizes]
+        cases = [Case('backbone', 'eager', 'float32', size, 1, args.device) for size in args.sizes]
         runs = dict(zip(args.sizes, (case.prepare(model) for case in cases)))
         times = alternate(runs, args.rounds, lambda line: None)
         small, large = (times[size].median for size in args.sizes)

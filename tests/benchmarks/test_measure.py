@@ -53,3 +53,17 @@ def test_on_a_host_that_stays_busy_the_least_disturbed_run_counts_and_the_table_
     assert len(machine.order) == 1 + measure.TRIES
     assert times['a'].fastest == pytest.approx(1 / 0.8)
     assert measure.busy_host(times) == ['', 'The host was busy: it took up to 20% of a run.']
+
+
+def test_a_size_is_read_as_it_is_written():
+    size = measure.Size.parse('800x1216')
+    assert (size.height, size.width, str(size)) == (800, 1216, '800x1216')
+
+
+@pytest.mark.parametrize('text', ['800', '800x', '0x64', '800x1216x3', '-8x8', 'axb'])
+def test_a_size_that_is_none_is_refused_by_the_option(text, capsys):
+    parser = measure.argparse.ArgumentParser()
+    parser.add_argument('--size', type=measure.Size.parse)
+    with pytest.raises(SystemExit):
+        parser.parse_args([f'--size={text}'])
+    assert f'argument --size: {text} is no height x width in pixels, such as 800x1216' in capsys.readouterr().err
