@@ -46,6 +46,7 @@ class Cell:
         ratio_end: share of the training after which the ratio of PRepBN is 0.
         start: name of the cell whose checkpoint of the same seed this one starts from.
         norm_eval: whether BatchNorm keeps its statistics as they are.
+        length: how many times the data set's iterations.
     """
     data: str
     norm: str
@@ -55,6 +56,7 @@ class Cell:
     ratio_end: float = 0.8
     start: Optional[str] = None
     norm_eval: bool = False
+    length: int = 1
 
     @property
     def name(self) -> str:
@@ -66,6 +68,8 @@ class Cell:
             words.append(f'end{self.ratio_end:g}')
         if self.study == 'norm_eval':
             words.append('frozen' if self.norm_eval else 'moving')
+        if self.study == 'length':
+            words.append(f'x{self.length}')
         return '-'.join(words)
 
 
@@ -94,6 +98,11 @@ def norm_eval_cells() -> List[Cell]:
             for norm in ('PRepBN', 'BN') for frozen in (True, False)]
 
 
+def length_cells() -> List[Cell]:
+    """Mask R-CNN trained longer: whether a norm that is behind catches up."""
+    return [Cell('shapes', norm, 'SLA', 'length', length=3) for norm in ('PRepBN', 'LN')]
+
+
 def calibration_cells() -> List[Cell]:
     """The finished detectors with BatchNorm statistics recomputed; nothing is trained."""
     return [Cell('bccd', norm, attention, 'calibration', start=f'grid-bccd-{norm}-{attention}')
@@ -101,7 +110,7 @@ def calibration_cells() -> List[Cell]:
 
 
 STUDIES = {'grid': grid, 'calibration': calibration_cells, 'schedule': schedule_cells, 'batch': batch_cells,
-           'norm_eval': norm_eval_cells}
+           'norm_eval': norm_eval_cells, 'length': length_cells}
 
 
 def iterations(cell: Cell) -> int:
@@ -109,7 +118,7 @@ def iterations(cell: Cell) -> int:
     fine-tuning, none for calibration."""
     if cell.study == 'calibration':
         return 0
-    total = BUDGETS[cell.data].iterations * BATCH // cell.batch
+    total = BUDGETS[cell.data].iterations * cell.length * BATCH // cell.batch
     return total // 4 if cell.start else total
 
 

@@ -2,7 +2,7 @@
 from pathlib import Path
 from typing import Callable, Dict, List, Optional, Sequence, Tuple
 
-from slab_det.cli import InputError, whole_file, writable_folder
+from slab_det.cli import InputError, writable_folder, write_text
 from slab_det.cli.tables import markdown_table
 
 from .curves import draw_curves
@@ -131,6 +131,7 @@ def _label(study: str) -> Tuple[str, Callable[[Cell], str]]:
         'schedule': ('ratio 0 from', lambda cell: f'{cell.ratio_end:.0%} of the training'),
         'batch': ('norm, images per iteration', lambda cell: f'{cell.norm}, {cell.batch}'),
         'norm_eval': ('norm, statistics', lambda cell: f'{cell.norm}, {"frozen" if cell.norm_eval else "moving"}'),
+        'length': ('norm, iterations', lambda cell: f'{cell.norm}, {iterations(cell)}'),
     }[study]
 
 
@@ -156,16 +157,16 @@ STUDY_TITLES = {
     'schedule': 'When the ratio reaches 0',
     'batch': 'Images per iteration',
     'norm_eval': 'Frozen statistics while a finished detector is trained further',
+    'length': 'Mask R-CNN on the built-in data set, trained longer',
 }
 
 
 def _study_section(results: Results, study: str) -> List[str]:
     cells = STUDIES[study]()
-    if study in ('schedule', 'batch'):  # the grid has the point in between
-        norms = {cell.norm for cell in cells}
-        cells = cells + [cell for cell in grid() if cell.data == 'bccd' and cell.attention == 'SLA'
-                         and cell.norm in norms]
-    cells = sorted(cells, key=lambda cell: (cell.norm, cell.batch, cell.ratio_end, cell.norm_eval))
+    if study in ('schedule', 'batch', 'length'):  # the grid has one more point
+        settings = {(cell.data, cell.norm, cell.attention) for cell in cells}
+        cells = cells + [cell for cell in grid() if (cell.data, cell.norm, cell.attention) in settings]
+    cells = sorted(cells, key=lambda cell: (cell.norm, cell.batch, cell.ratio_end, cell.norm_eval, cell.length))
     if not any(results.get(cell.name) for cell in STUDIES[study]()):
         return []
     if study == 'calibration':
@@ -216,5 +217,4 @@ def write_report(out: Path, work_dir: Path) -> None:
     pictures = writable_folder(out.parent / 'images', '--out')
     pictures.mkdir(parents=True, exist_ok=True)
     text = insert(text, render(results, out, pictures), out)
-    with whole_file(out, '--out') as part:
-        part.write_text(text)
+    write_text(out, text, '--out')

@@ -85,6 +85,14 @@ def test_the_batch_study_keeps_the_number_of_images(cell, tmp_path):
     assert cfg.optim_wrapper.optimizer.lr == pytest.approx(budget.lr * (cell.batch / 4) ** 0.5)
 
 
+def test_a_longer_run_has_its_schedules_stretched(tmp_path):
+    for cell in grid.length_cells():
+        usual, longer = (grid.make_config(one, 0, tmp_path) for one in (cell_of(cell.norm, data='shapes'), cell))
+        assert longer.train_cfg.max_iters == 3 * usual.train_cfg.max_iters == 1200
+        assert longer.param_scheduler[1]['T_max'] == longer.param_scheduler[1]['end'] == 1200
+        assert longer.model == usual.model and longer.optim_wrapper == usual.optim_wrapper
+
+
 def test_a_run_that_starts_from_a_checkpoint_resumes_from_its_own_once_it_has_one(tmp_path):
     cell, start = grid.norm_eval_cells()[0], tmp_path / 'final.pth'
     cfg = grid.make_config(cell, 0, tmp_path, start)
@@ -307,6 +315,16 @@ def test_studies_appear_beside_the_point_that_the_grid_has(finished):
     section = (finished / 'docs.md').read_text().split('## When the ratio reaches 0')[1].split('## ')[0]
     assert row_of(section, f'{cell.ratio_end:.0%} of the training', 'SLA')[0] == '20.0'
     assert row_of(section, '80% of the training', 'SLA')[0] == '33.0 ± 2.0'
+
+
+def test_longer_runs_stand_beside_the_usual_ones(finished):
+    for cell, ap in zip(grid.length_cells(), (0.50, 0.60)):
+        fake_result(finished / 'runs', cell, 0, ap)
+        fake_result(finished / 'runs', cell_of(cell.norm, data='shapes'), 0, ap / 2)
+    report.write_report(finished / 'docs.md', finished / 'runs')
+    section = (finished / 'docs.md').read_text().split('built-in data set, trained longer')[1]
+    rows = {name: row_of(section, name, 'SLA')[0] for name in ('LN, 400', 'LN, 1200', 'PRepBN, 400', 'PRepBN, 1200')}
+    assert rows == {'LN, 400': '30.0', 'LN, 1200': '60.0', 'PRepBN, 400': '25.0', 'PRepBN, 1200': '50.0'}
 
 
 def test_calibration_is_compared_with_the_same_seeds_as_trained(finished):
