@@ -237,7 +237,7 @@ def main(args: argparse.Namespace) -> None:
     if args.one:
         run_one(args)
         return
-    from slab_det.cli.tables import write_text
+    from slab_det.cli import write_text
     make_data(Path(args.work_dir))
     for name in args.only or DETECTORS:
         if args.again or not result_file(args, name).exists():

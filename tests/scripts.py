@@ -1,23 +1,17 @@
 """The scripts of the project as modules, for tests that call them in their own process."""
-import importlib.util
 import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Callable, Tuple, Union
 
-from slab_det.cli import run
+from slab_det.cli import doc_commands, run
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
 def load_script(path: Union[str, Path]) -> ModuleType:
     """Import a script, anew at each call, by its path (from the project's folder)."""
-    path = ROOT / path
-    # Under a name of its own: tools/test.py must not become the module `test`.
-    spec = importlib.util.spec_from_file_location(f'script_{path.stem}', path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return doc_commands.load_script(ROOT / path)
 
 
 def caller(script: ModuleType, monkeypatch, capsys) -> Callable[..., Tuple[int, str, str]]:

@@ -3,7 +3,7 @@
 import argparse
 import warnings
 
-from slab_det.cli import InputError, add_config_arguments, check_model, load_config, run
+from slab_det.cli import InputError, add_config_arguments, check_model, load_config, run, write_text
 
 CONVENTIONS = (
     'For one image of {height} x {width} pixels (height x width, resized and padded). A multiplication with its '
@@ -61,7 +61,7 @@ def rows_of(costs: dict) -> list:
 
 
 def main(args: argparse.Namespace) -> None:
-    from slab_det.cli.tables import markdown_table, text_table, write_text
+    from slab_det.cli.tables import markdown_table, text_table
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
         costs, proposals = count(args)

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import List, Optional, Tuple
 
 from slab_det.cli import (InputError, add_config_arguments, check_checkpoint, check_fit,
-                          check_model, choose_work_dir, load_config, run, whole_file,
-                          writable_folder)
+                          check_model, choose_work_dir, load_config, run, writable_folder,
+                          write_text)
 
 PALETTES = ('none', 'coco', 'voc', 'citys', 'random')
 
@@ -177,8 +177,7 @@ def main(args: argparse.Namespace) -> None:
         print(f'{args.config} predicts no instances but panoptic maps, for which there is no JSON '
               f'of results: pictures of {len(images)} images in {out / "vis"}')
         return
-    with whole_file(out / 'predictions.json', '--out') as path:
-        path.write_text(json.dumps(results), encoding='utf-8')
+    write_text(out / 'predictions.json', json.dumps(results), '--out')
     where = '' if args.no_pictures else f', pictures in {out / "vis"}'
     print(f'{len(results)} predictions of {len(images)} images in {out / "predictions.json"} '
           f'({whose}){where}')

@@ -13,7 +13,7 @@ import tempfile
 import warnings
 from pathlib import Path
 
-from slab_det.cli import InputError, load_config, run, whole_file, writable_folder
+from slab_det.cli import InputError, load_config, run, writable_folder, write_text
 
 
 def parse_args() -> argparse.Namespace:
@@ -115,8 +115,7 @@ def main(args: argparse.Namespace) -> None:
     except InputError as error:
         raise InputError(f'{error}{not_adapted(plan.notes)}') from error
     os.makedirs(os.path.dirname(os.path.abspath(args.out)), exist_ok=True)
-    with whole_file(args.out, '--out') as part:
-        part.write_text(text, encoding='utf-8')
+    write_text(args.out, text, '--out')
     report(plan, trial, args)
 
 

@@ -9,8 +9,7 @@ import warnings
 from pathlib import Path
 from typing import Iterator, List, Tuple
 
-from slab_det.cli import InputError, run
-from slab_det.cli.tables import write_text
+from slab_det.cli import InputError, run, write_text
 
 ROOT = Path(__file__).resolve().parents[1]
 #: Modules whose public names the page lists, with what they need besides torch and timm.

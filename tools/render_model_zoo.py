@@ -5,8 +5,8 @@ import os
 from pathlib import Path
 import warnings
 
-from slab_det.cli import InputError, run
-from slab_det.cli.tables import markdown_table, write_text
+from slab_det.cli import InputError, run, write_text
+from slab_det.cli.tables import markdown_table
 
 ROOT = Path(__file__).resolve().parents[1]
 SHAPE = (800, 1216)

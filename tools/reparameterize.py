@@ -7,7 +7,7 @@ import argparse
 from pathlib import Path
 
 from slab_det.cli import (InputError, add_config_arguments, check_checkpoint, check_fit, check_model, load_config,
-                          read_checkpoint, run, whole_file, writable_folder)
+                          read_checkpoint, run, whole_file, writable_folder, write_text)
 
 #: Images, height x width, that the networks are compared on: whole windows, and odd.
 SIZES = ((224, 224), (250, 333))
@@ -89,8 +89,7 @@ def main(args: argparse.Namespace) -> None:
     weights = dict(state_dict=twin.state_dict(), meta=meta)
     with whole_file(checkpoint, '--out') as part:
         torch.save(weights, part)
-    with whole_file(config, '--out') as part:
-        part.write_text(new_cfg.pretty_text)
+    write_text(config, new_cfg.pretty_text, '--out')
     print(f'wrote {checkpoint}\nwrote {config}')
 
 

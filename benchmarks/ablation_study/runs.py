@@ -8,7 +8,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional
 
-from slab_det.cli import InputError, whole_file
+from slab_det.cli import InputError, whole_file, write_text
 
 from .grid import Cell, iterations, make_config
 
@@ -138,8 +138,7 @@ def _calibrate(cell: Cell, seed: int, folder: Path, start: Path) -> Dict[str, An
 
 
 def write_result(folder: Path, result: Dict[str, Any]) -> None:
-    with whole_file(folder / 'result.json', '--work-dir') as part:
-        part.write_text(json.dumps(result))
+    write_text(folder / 'result.json', json.dumps(result), '--work-dir')
 
 
 def read_curves(folder: Path) -> Dict[str, List[Dict[str, float]]]:

@@ -183,9 +183,10 @@ def _check_mim(command: Command, root: Path) -> None:
         raise DocError(f'{command}: no config is called {config}')
 
 
-def load_tool(script: Path) -> ModuleType:
-    """Import a script as a module."""
-    name = f'_doc_{script.stem}'
+def load_script(script: Path) -> ModuleType:
+    """Import a script as a module, anew at each call."""
+    # Under a name of its own: tools/test.py must not become the module `test`.
+    name = f'script_{script.stem}'
     spec = importlib.util.spec_from_file_location(name, script)
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses look their module up
@@ -203,7 +204,7 @@ def parse(command: Command, script: Path, arguments: List[str]):
     Raises:
         DocError: the parser refuses them, or there is none.
     """
-    module = load_tool(script)
+    module = load_script(script)
     if not hasattr(module, 'parse_args'):
         raise DocError(f'{command}: {script.name} has no parse_args, so that its arguments cannot '
                        'be checked')

@@ -28,6 +28,12 @@ def whole_file(path: Union[str, Path], argument: str) -> Iterator[Path]:
             part.unlink()
 
 
+def write_text(path: Union[str, Path], text: str, argument: str) -> None:
+    """Write a text as :func:`whole_file` does, with the same errors."""
+    with whole_file(path, argument) as part:
+        part.write_text(text, encoding='utf-8')
+
+
 def writable_folder(path: Union[str, Path], argument: str) -> Path:
     """Return ``path``, which is a folder that we may write to or can become one. Makes nothing.
 

@@ -1,9 +1,6 @@
-"""Tables for terminals and Markdown, and files written whole or not at all."""
+"""Tables for terminals and Markdown."""
 
-import os
 from typing import Sequence
-
-from .errors import InputError
 
 
 def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -18,23 +15,6 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]], align: 
     align = align or 'l' + 'r' * (len(header) - 1)
     rules = [{'l': '---', 'r': '---:'}[side] for side in align]
     return '\n'.join('| ' + ' | '.join(row) + ' |' for row in (header, rules, *rows))
-
-
-def write_text(path: str, text: str, argument: str) -> None:
-    """Writes a file whole or not at all.
-
-    Raises:
-        InputError: naming ``argument``, where it cannot be written.
-    """
-    part = f'{path}.part{os.getpid()}'
-    try:
-        with open(part, 'w', encoding='utf-8') as file:
-            file.write(text)
-        os.replace(part, path)
-    except OSError as error:
-        if os.path.exists(part):
-            os.remove(part)
-        raise InputError(f'{argument} {path} cannot be written: {error.strerror}') from error
 
 
 def _aligned(row: Sequence[str], widths: Sequence[int]) -> str:
