@@ -52,6 +52,10 @@ class PRepBNHook(Hook):
         check_interval: look for running variances that run away every so many iterations
             (which waits for the GPU once); 0 never looks.
 
+    A schedule that cannot end well, a ratio that jumps at a resumption, statistics that stay those of
+    a new BatchNorm while the ratio falls, a loss that is not finite and a running variance that
+    runs away are warned of once each; docs/training.md says what to do.
+
     Raises:
         ValueError: an argument is out of its range, ``end`` does not lie after ``begin``, the
             model has no PRepBN, its PRepBN modules disagree about the ratio, or the length of
@@ -104,6 +108,7 @@ class PRepBNHook(Hook):
         self._start: Optional[float] = None
         self._ratio: Optional[float] = None
         self._first_variances: Optional[List[float]] = None
+        self._frozen_checked = False
         self._warned = set()
 
     def ratio_at(self, iteration: int) -> float:
@@ -115,7 +120,7 @@ class PRepBNHook(Hook):
 
     def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
         if self._start is not None:
-            checkpoint[STATE_KEY] = dict(start_ratio=self._start)
+            checkpoint[STATE_KEY] = dict(start_ratio=self._start, first_variances=self._first_variances)
 
     def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
         # Whether this is a resumption shows when training begins. The weights are loaded
@@ -142,9 +147,13 @@ class PRepBNHook(Hook):
                 f'end={self.end!r} (iteration {self._end_iter:g}) does not lie after '
                 f'begin={self.begin!r} (iteration {self._begin_iter:g}): raise end or lower '
                 'begin.')
+        resumed = self._loaded_state if runner.iter > 0 else None
         self._start = self._find_start(runner)
-        self._first_variances = None
+        self._first_variances = resumed and resumed.get('first_variances')
+        self._frozen_checked = False
         self._warn_about_schedule(runner)
+        if resumed:
+            self._warn_about_resumption(runner, resumed)
         runner.logger.info(
             f'PRepBNHook: ratio of {len(self._modules)} PRepBN from {self._start:g} to '
             f'{self.end_ratio:g}, {self.schedule}, iterations {self._begin_iter:g} to '
@@ -163,7 +172,11 @@ class PRepBNHook(Hook):
         # An average over ratios is the ratio of no network: take the current one.
         self._set(self._averaged)
         self._check_losses(runner, outputs)
-        if self.every_n_train_iters(runner, self.check_interval):
+        self._check_frozen(runner)
+        # The first look is after one iteration: a running variance is then at least ``momentum`` of
+        # that of the first batch, so that growth from there on is not the settling of the average.
+        first = self.check_interval and self._first_variances is None
+        if first or self.every_n_train_iters(runner, self.check_interval):
             self._check_variances(runner)
 
     def after_train(self, runner) -> None:
@@ -234,6 +247,32 @@ class PRepBNHook(Hook):
                 f'rate has warmed up at {warmup:g}: raise end (0.8 is four fifths of '
                 'training) or shorten the warm-up.')
 
+    def _warn_about_resumption(self, runner, resumed: dict) -> None:
+        if self.start_ratio is not None and self.start_ratio != self._start:
+            self._warn(
+                runner, 'start_ratio', f'start_ratio={self.start_ratio:g} is not used: the run resumes one '
+                f'whose ratio started from {self._start:g}; load the checkpoint with load_from instead of '
+                'resuming to begin anew, or remove start_ratio.')
+        ratio, expected = self._modules[0].sync_ratio(), self.ratio_at(runner.iter - 1)
+        if abs(ratio - expected) > 1e-4:
+            self._warn(
+                runner, 'jump', f'the ratio jumps from {ratio:.3g} to {self.ratio_at(runner.iter):.3g}: the '
+                'checkpoint was trained with another length of training or other settings of PRepBNHook; '
+                'give begin and end as iterations (by_epoch=False) that fit the training so far, or '
+                'start a new training with load_from.')
+
+    def _check_frozen(self, runner) -> None:
+        """Look once, as soon as the ratio has begun to fall, for frozen norms that were never fed."""
+        if self._frozen_checked or self._ratio >= self._start:
+            return
+        self._frozen_checked = True
+        frozen = [module for module in self._modules if not module.repbn.bn.training and _is_new(module)]
+        if frozen:
+            self._warn(
+                runner, 'frozen', f'the statistics of {len(frozen)} PRepBN, such as {_name_of(frozen[0], runner)}, '
+                'are frozen at the mean 0 and variance 1 of a new BatchNorm while the ratio falls: '
+                'set norm_eval=False and frozen_stages=-1 in the backbone, or begin from a checkpoint whose ratio is 0.')
+
     def _check_losses(self, runner, outputs: Optional[dict]) -> None:
         # RuntimeInfoHook has already brought the losses to the CPU.
         if 'nan' in self._warned or not isinstance(outputs, dict):
@@ -277,6 +316,11 @@ class PRepBNHook(Hook):
 
 def _unwrap(model: nn.Module) -> nn.Module:
     return model.module if is_model_wrapper(model) else model
+
+
+def _is_new(module: PRepBN) -> bool:
+    bn = module.repbn.bn
+    return not bn.running_mean.any() and bool((bn.running_var == 1).all())
 
 
 def _averaged_modules(runner) -> List[PRepBN]:

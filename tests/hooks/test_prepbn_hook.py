@@ -320,6 +320,77 @@ def test_running_variance_that_grows_without_bound_warns_once(make_runner, warni
     assert warnings_of(make_runner([PRepBNHook(check_interval=0)], RunsAway())) == []
 
 
+class Jumps(TinyModel):
+    """Its activations grow by 1e4, and variances by 1e8, behind the second iteration."""
+
+    def forward(self, inputs, index=None, mode='tensor'):
+        self.scale = 1.0 if len(self.seen['loss']) < 2 else 1e4
+        return dict(loss=super().forward(inputs, index, mode)['loss'] * 0)
+
+
+def test_a_variance_that_runs_away_before_the_first_check_is_noticed(make_runner, warnings_of):
+    message, = warnings_of(make_runner([PRepBNHook()], Jumps(), by_epoch=False, length=60))
+    assert 'running variance of norm1' in message and 'by iteration 49' in message
+
+
+class Loud(TinyModel):
+
+    def forward(self, inputs, index=None, mode='tensor'):
+        self.scale = 1e4
+        return dict(loss=super().forward(inputs, index, mode)['loss'] * 0)
+
+
+def test_a_variance_that_ran_away_over_a_resumption_is_noticed(make_runner, warnings_of):
+    first = make_runner([PRepBNHook()], by_epoch=False, length=40, checkpoint=dict(interval=10, by_epoch=False))
+    assert warnings_of(first) == []
+    rest = make_runner([PRepBNHook(check_interval=5)], Loud(), by_epoch=False, length=40, resume=True,
+                       load_from=f'{first.work_dir}/iter_10.pth')
+    message, = warnings_of(rest)
+    assert 'running variance of norm1' in message
+
+
+class Frozen(TinyModel):
+    """Keeps its first norm in evaluation mode, as ``norm_eval`` and ``frozen_stages`` do."""
+
+    def train(self, mode=True):
+        super().train(mode)
+        self.norm1.eval()
+        return self
+
+
+def test_a_ratio_that_falls_to_frozen_statistics_of_a_new_norm_warns_once(make_runner, warnings_of):
+    message, = warnings_of(make_runner([PRepBNHook()], Frozen()))
+    assert 'the statistics of 1 PRepBN, such as norm1, are frozen' in message
+    assert 'norm_eval=False and frozen_stages=-1' in message
+
+
+@pytest.mark.parametrize('ratio, mean', [(0.0, 0.0), (1.0, 0.1)])
+def test_frozen_statistics_that_may_stay_do_not_warn(ratio, mean, make_runner, warnings_of):
+    model = Frozen()
+    set_ratio(model, ratio)
+    model.norm1.repbn.bn.running_mean.fill_(mean)
+    assert warnings_of(make_runner([PRepBNHook()], model)) == []
+
+
+def test_a_resumption_under_another_length_of_training_warns_of_the_jump(make_runner, warnings_of):
+    first = make_runner([PRepBNHook()], checkpoint=dict(interval=1))
+    assert warnings_of(first) == []
+    longer = make_runner([PRepBNHook()], length=8, resume=True, load_from=f'{first.work_dir}/epoch_4.pth')
+    message, = warnings_of(longer)
+    assert f'jumps from 0 to {1 - 16 / (0.8 * 32):.3g}:' in message and 'by_epoch=False' in message
+    again = make_runner([PRepBNHook()], resume=True, load_from=f'{first.work_dir}/epoch_2.pth')
+    assert warnings_of(again) == []
+
+
+def test_a_start_ratio_that_a_resumption_does_not_use_is_named(make_runner, warnings_of):
+    first = make_runner([PRepBNHook()], checkpoint=dict(interval=1))
+    first.train()
+    rest = make_runner([PRepBNHook(start_ratio=0.3)], resume=True, load_from=f'{first.work_dir}/epoch_2.pth')
+    message, = warnings_of(rest)
+    assert 'start_ratio=0.3 is not used' in message and 'started from 1' in message
+    assert ratios(rest) == pytest.approx(line(0.8 * 16, 16)[8:], abs=1e-6)
+
+
 def test_quiet_training_does_not_warn(make_runner, warnings_of):
     scheduler = dict(type='LinearLR', start_factor=0.1, begin=0, end=4, by_epoch=False)
     runner = make_runner([PRepBNHook(check_interval=1)], param_scheduler=[scheduler])
