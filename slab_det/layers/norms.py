@@ -3,7 +3,7 @@
 Source: Guo, Chen, Tang and Wang, "SLAB: Efficient Transformers with Simplified Linear
 Attention and Progressive Re-parameterized BatchNorm", ICML 2024, section 3.
 """
-from typing import List, Tuple
+from typing import List, Optional, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -84,6 +84,13 @@ class RepBN(nn.Module):
         self.num_features = num_features
         self.eta = nn.Parameter(torch.ones(1))
         self.bn = TokenBatchNorm(num_features, eps=eps, momentum=momentum)
+
+    def add_module(self, name: str, module: Optional[nn.Module]) -> None:
+        """Keep the BatchNorm where a converter (``convert_sync_batchnorm`` of torch and mmengine,
+        ``sync_bn`` in a config) puts a SyncBatchNorm in its place: it is synchronised already,
+        without a GPU too, and leaves padding out."""
+        if type(module).__name__ != 'SyncBatchNorm':
+            super().add_module(name, module)
 
     def affine(self) -> Tuple[Tensor, Tensor]:
         """Return ``a, c`` with ``RepBN(x) = a * x + c`` under the running statistics.

@@ -272,3 +272,58 @@ def test_norms_are_built_by_name_with_frozen_parameters():
         make_norm_layer('BN')
     with pytest.raises(TypeError, match="norm 'LN' cannot be built"):
         make_norm_layer(dict(type='LN', momentum=0.1))(C)
+
+
+def _with_neck(norm):
+    """A norm of tokens, and BatchNorm of maps behind it as a neck has it."""
+
+    class Network(nn.Module):
+
+        def __init__(self):
+            super().__init__()
+            self.norm = norm
+            self.neck = nn.BatchNorm2d(C)
+
+        def forward(self, x):  # (N, H, W, C)
+            return self.neck(self.norm(x).permute(0, 3, 1, 2))
+
+    return Network()
+
+
+def _converters():
+    from mmengine.model import convert_sync_batchnorm
+    return {'torch': nn.SyncBatchNorm.convert_sync_batchnorm,
+            'mmengine': lambda model: convert_sync_batchnorm(model, 'torch')}
+
+
+@pytest.mark.parametrize('converter', ['torch', 'mmengine'])
+@pytest.mark.parametrize('ratio', [0.0, 0.5, 1.0, None])
+def test_conversion_to_sync_batch_norm_leaves_the_norm_as_it_is(ratio, converter):
+    norm = randomize(RepBN(C) if ratio is None else PRepBN(C))
+    if ratio is not None:
+        norm.set_ratio(ratio)
+    expected = copy.deepcopy(norm)
+    model = _converters()[converter](_with_neck(norm))
+    assert type(model.neck) is nn.SyncBatchNorm
+    assert model.norm.state_dict().keys() == expected.state_dict().keys()
+    for training in (True, False):
+        x = tokens(2, 4, 3, dtype=torch.float32)
+        torch.testing.assert_close(model.norm.train(training)(x), expected.train(training)(x), rtol=0, atol=0)
+    for name, value in expected.state_dict().items():
+        torch.testing.assert_close(model.norm.state_dict()[name], value, rtol=0, atol=0)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='SyncBatchNorm of torch needs a GPU')
+@pytest.mark.parametrize('converter', ['torch', 'mmengine'])
+def test_a_converted_model_trains_as_before_on_a_gpu(converter):
+    norm = randomize(PRepBN(C))
+    norm.set_ratio(0.5)
+    plain = _with_neck(norm).cuda()
+    converted = _converters()[converter](copy.deepcopy(plain))
+    x = tokens(2, 4, 3, dtype=torch.float32).cuda()
+    outputs = [model(x) for model in (plain, converted)]
+    torch.testing.assert_close(*outputs)
+    for out in outputs:
+        out.square().sum().backward()
+    for (name, a), b in zip(plain.named_parameters(), converted.parameters()):
+        torch.testing.assert_close(a.grad, b.grad, msg=name)
