@@ -1,4 +1,6 @@
 """What is trained: the cells of the grid and of the further studies, and their configs."""
+import copy
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence, Tuple
@@ -14,8 +16,12 @@ WINDOWS = {
     'bccd': {'softmax': (4, 4, 4, 8), 'SLA': (16, 8, 4, 8)},
     'shapes': {'softmax': (5, 5, 5, 5), 'SLA': (40, 20, 5, 5)},
 }
+#: Width and height of the images of the padding study, mixed in every batch.
+SHAPES = ((256, 160), (160, 256), (288, 128), (128, 288), (192, 192), (224, 160))
 TYPES = {'softmax': 'SSSS', 'SLA': 'LLSS'}
 BATCH = 4
+#: Images that statistics are recomputed over.
+CALIBRATION_IMAGES = 64
 
 
 @dataclass(frozen=True)
@@ -47,6 +53,8 @@ class Cell:
         start: name of the cell whose checkpoint of the same seed this one starts from.
         norm_eval: whether BatchNorm keeps its statistics as they are.
         length: how many times the data set's iterations.
+        valid_tokens: whether ValidTokensHook keeps padding out of the statistics.
+        fit_layer_norm: whether the RepBN branch begins at the affine map closest to the LayerNorm.
     """
     data: str
     norm: str
@@ -57,6 +65,8 @@ class Cell:
     start: Optional[str] = None
     norm_eval: bool = False
     length: int = 1
+    valid_tokens: bool = False
+    fit_layer_norm: bool = False
 
     @property
     def name(self) -> str:
@@ -70,6 +80,10 @@ class Cell:
             words.append('frozen' if self.norm_eval else 'moving')
         if self.study == 'length':
             words.append(f'x{self.length}')
+        if self.study == 'padding':
+            words.append('images' if self.valid_tokens else 'all')
+        if self.study == 'from_ln':
+            words.append('fit' if self.fit_layer_norm else 'frozen' if self.norm_eval else 'new')
         return '-'.join(words)
 
 
@@ -103,6 +117,19 @@ def length_cells() -> List[Cell]:
     return [Cell('shapes', norm, 'SLA', 'length', length=3) for norm in ('PRepBN', 'LN')]
 
 
+def padding_cells() -> List[Cell]:
+    """Images of six shapes in every batch, their padding counted by the statistics or not."""
+    return [Cell('bccd', 'PRepBN', 'SLA', 'padding', valid_tokens=flag) for flag in (True, False)]
+
+
+def from_ln_cells() -> List[Cell]:
+    """From the LayerNorm detector to none: with a fitted branch, a new one, and one that stays as it is."""
+    start = 'grid-bccd-LN-SLA'
+    return [Cell('bccd', 'PRepBN', 'SLA', 'from_ln', start=start, fit_layer_norm=True),
+            Cell('bccd', 'PRepBN', 'SLA', 'from_ln', start=start),
+            Cell('bccd', 'PRepBN', 'SLA', 'from_ln', start=start, norm_eval=True)]
+
+
 def calibration_cells() -> List[Cell]:
     """The finished detectors with BatchNorm statistics recomputed; nothing is trained."""
     return [Cell('bccd', norm, attention, 'calibration', start=f'grid-bccd-{norm}-{attention}')
@@ -110,7 +137,8 @@ def calibration_cells() -> List[Cell]:
 
 
 STUDIES = {'grid': grid, 'calibration': calibration_cells, 'schedule': schedule_cells, 'batch': batch_cells,
-           'norm_eval': norm_eval_cells, 'length': length_cells}
+           'norm_eval': norm_eval_cells, 'length': length_cells, 'padding': padding_cells,
+           'from_ln': from_ln_cells}
 
 
 def iterations(cell: Cell) -> int:
@@ -136,7 +164,7 @@ def make_config(cell: Cell, seed: int, work_dir: Path, start: Optional[Path] = N
         norm_cfg=dict(type=cell.norm), attn_types=TYPES[cell.attention],
         window_sizes=WINDOWS[cell.data][cell.attention], norm_eval=cell.norm_eval)
     # The square root is what AdamW wants where the batch changes (Malladi et al., NeurIPS 2022).
-    lr = budget.lr * (cell.batch / BATCH) ** 0.5 * (0.1 if cell.start else 1.0)
+    lr = budget.lr * (cell.batch / BATCH) ** 0.5 * (0.1 if cell.study == 'norm_eval' else 1.0)
     warm_up = budget.warm_up * BATCH // cell.batch
     cfg.merge_from_dict({
         'model.backbone': backbone,
@@ -156,6 +184,13 @@ def make_config(cell: Cell, seed: int, work_dir: Path, start: Optional[Path] = N
     for hook in cfg.custom_hooks:
         if hook['type'] == 'PRepBNHook':
             hook.update(end=cell.ratio_end, allow_missing=cell.norm != 'PRepBN')
+    if cell.fit_layer_norm:
+        cfg.custom_hooks.append(dict(type='BNCalibrationHook', fit_layer_norm=True, at_val=False, at_end=False,
+                                     num_images=CALIBRATION_IMAGES, num_workers=0))
+    if cell.study == 'padding':
+        _mix_shapes(cfg)
+    if cell.valid_tokens:
+        cfg.custom_hooks.append(dict(type='ValidTokensHook'))
     cfg.log_processor = dict(type='LogProcessor', window_size=10, by_epoch=False)
     cfg.work_dir = str(work_dir)
     # mmengine would resume from load_from instead of from the run's own last checkpoint.
@@ -163,6 +198,28 @@ def make_config(cell: Cell, seed: int, work_dir: Path, start: Optional[Path] = N
     cfg.load_from = str(start) if start and not begun else None
     cfg.resume = cfg.load_from is None
     return cfg
+
+
+def _mix_shapes(cfg) -> None:
+    """Give training images one of the shapes by chance, and those of the validation set all of them in
+    turn, one image at a time."""
+    cfg.model.data_preprocessor.pad_size_divisor = 32
+    pipeline = cfg.train_dataloader.dataset.pipeline
+    resize = next(step for step in pipeline if step.type == 'Resize')
+    pipeline[pipeline.index(resize)] = dict(type='RandomChoiceResize', scales=list(SHAPES), keep_ratio=False)
+    data = cfg.val_dataloader.dataset
+    images = len(json.loads((Path(data.data_root) / data.ann_file).read_text())['images'])
+    parts = []
+    for number, shape in enumerate(SHAPES):
+        part = copy.deepcopy(data)
+        part.indices = list(range(number, images, len(SHAPES)))
+        resize = next(step for step in part.pipeline if step.type == 'Resize')
+        resize.update(scale=shape, keep_ratio=False)
+        parts.append(part)
+    cfg.val_dataloader.batch_size = 1
+    cfg.val_dataloader.pop('dataset')  # or the new one is merged into it
+    cfg.val_dataloader.dataset = dict(type='ConcatDataset', datasets=parts)
+    cfg.test_dataloader = cfg.val_dataloader
 
 
 def select(cells: Sequence[Cell], only: Sequence[str], seeds: Sequence[int]) -> List[Tuple[Cell, int]]:

@@ -131,6 +131,9 @@ def _label(study: str) -> Tuple[str, Callable[[Cell], str]]:
         'schedule': ('ratio 0 from', lambda cell: f'{cell.ratio_end:.0%} of the training'),
         'batch': ('norm, images per iteration', lambda cell: f'{cell.norm}, {cell.batch}'),
         'norm_eval': ('norm, statistics', lambda cell: f'{cell.norm}, {"frozen" if cell.norm_eval else "moving"}'),
+        'from_ln': ('RepBN branch', lambda cell: (
+            'closest to the LayerNorm' if cell.fit_layer_norm else 'new, statistics frozen' if cell.norm_eval
+            else 'LayerNorm detector it starts from' if cell.study == 'grid' else 'new')),
         'length': ('norm, iterations', lambda cell: f'{cell.norm}, {iterations(cell)}'),
     }[study]
 
@@ -152,12 +155,31 @@ def calibration_table(results: Results, cells: Sequence[Cell]) -> str:
                            'largest change of a mean, in standard deviations', 'seeds'], rows, 'llrrrrr')
 
 
+def padding_table(results: Results, cells: Sequence[Cell]) -> str:
+    """A row per cell: box AP as trained and with the statistics of the validation images, and how far off
+    the trained ones are."""
+    rows = []
+    for cell in cells:
+        runs = list(results.get(cell.name, {}).values())
+        if not runs:
+            continue
+        true = [100 * run['calibration']['metrics']['bbox_AP'] for run in runs]
+        errors = [summarize([run['calibration'][key] for run in runs]) for key in ('mean_change', 'var_change')]
+        rows.append(['tokens of images' if cell.valid_tokens else 'all tokens',
+                     show(summarize(list(values(results, cell, 'bbox_AP').values()))), show(summarize(true)),
+                     *(f'{error.mean:.2f}' for error in errors), ' '.join(map(str, results[cell.name]))])
+    return markdown_table(['statistics count', 'box AP', 'with true statistics', 'largest error of a mean',
+                           'of a variance', 'seeds'], rows)
+
+
 STUDY_TITLES = {
     'calibration': 'Recomputed statistics',
     'schedule': 'When the ratio reaches 0',
     'batch': 'Images per iteration',
     'norm_eval': 'Frozen statistics while a finished detector is trained further',
     'length': 'Mask R-CNN on the built-in data set, trained longer',
+    'padding': 'Padding',
+    'from_ln': 'From the LayerNorm detector to none',
 }
 
 
@@ -171,10 +193,19 @@ def _study_section(results: Results, study: str) -> List[str]:
         return []
     if study == 'calibration':
         return [f'## {STUDY_TITLES[study]}', '', calibration_table(results, cells), '']
+    if study == 'padding':
+        return [f'## {STUDY_TITLES[study]}', '', padding_table(results, cells), '',
+                'Errors are those of the running statistics against the true ones of the validation images, one by one '
+                'without padding: means in standard deviations, variances in true variances, the largest over norms '
+                'and channels, averaged over seeds.', '']
+    if study == 'from_ln':
+        cells = [cell for cell in grid() if cell.name == cells[0].start] + cells
     lines = [f'## {STUDY_TITLES[study]}', '', score_table(results, cells, *_label(study)), '']
     if study == 'norm_eval':
         lines += [f'Each went on for {iterations(cells[0])} iterations from the grid\'s detector of its seed, at a '
                   'tenth of the learning rate.', '']
+    if study == 'from_ln':
+        lines += [f'{iterations(cells[-1])} iterations, in the first four fifths of which the LayerNorm fades.', '']
     return lines
 
 

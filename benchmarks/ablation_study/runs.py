@@ -10,14 +10,11 @@ from typing import Any, Dict, Iterator, List, Optional
 
 from slab_det.cli import InputError, whole_file, write_text
 
-from .grid import Cell, iterations, make_config
+from .grid import CALIBRATION_IMAGES, Cell, iterations, make_config
 
 #: Names in mmengine's scalars -> in result files.
 METRICS = {f'coco/{kind}_mAP{at}': f'{kind}_AP{at.strip("_")}'
            for kind in ('bbox', 'segm') for at in ('', '_50')}
-
-#: Images of the training data that statistics are recomputed over.
-CALIBRATION_IMAGES = 64
 
 
 def run_folder(work_dir: Path, cell: str, seed: int) -> Path:
@@ -107,19 +104,33 @@ def _train(work_dir: Path, cell: Cell, seed: int, threads: int, folder: Path) ->
     with whole_file(folder / 'final.pth', '--work-dir') as part:
         torch.save(dict(state_dict=runner.model.state_dict(),
                         meta=dict(dataset_meta=runner.val_dataloader.dataset.metainfo)), part)
-    return dict(
+    result = dict(
         settings=dict(asdict(cell), seed=seed, iterations=total),
         metrics={key: value for key, value in final.items() if key != 'step'},
         finite=all(math.isfinite(row['loss']) for row in curves['training']),
         # A resumed run has spent the time of another process as well.
         cpu_seconds=time.process_time() if whole else None, curves=curves)
+    if cell.study == 'padding':
+        # The images it is evaluated on, one by one: what their statistics should have been.
+        result['calibration'] = _recompute(runner, runner.val_dataloader)
+    return result
+
+
+def _recompute(runner, images) -> Dict[str, Any]:
+    """Make the statistics of the model those of ``images``, evaluate it, and say by how much they moved."""
+    from slab_det.calibration import calibrate_batch_norm
+
+    report = calibrate_batch_norm(runner.model, images)
+    print(report.summary())
+    return dict(images=report.batches, passes=report.passes, residual=report.residual,
+                mean_change=max(report.mean_change.values()), var_change=max(report.var_change.values()),
+                metrics=_metrics(runner.val()))
 
 
 def _calibrate(cell: Cell, seed: int, folder: Path, start: Path) -> Dict[str, Any]:
     """Recompute the statistics of the detector ``start`` and evaluate it."""
     import torch
     from mmengine.runner import Runner
-    from slab_det.calibration import calibrate_batch_norm
     from slab_det.hooks.calibration_data import calibration_loader, images_as_tested
 
     cfg = make_config(replace(cell, study='grid', start=None), seed, folder)
@@ -127,14 +138,9 @@ def _calibrate(cell: Cell, seed: int, folder: Path, start: Path) -> Dict[str, An
     runner = Runner.from_cfg(cfg)
     runner.model.load_state_dict(torch.load(start, map_location='cpu', weights_only=True)['state_dict'])
     images = images_as_tested(cfg.train_dataloader, cfg.val_dataloader)
-    report = calibrate_batch_norm(runner.model, calibration_loader(images, CALIBRATION_IMAGES))
-    print(report.summary())
-    metrics = _metrics(runner.val())
-    return dict(settings=dict(asdict(cell), seed=seed, iterations=0), metrics=metrics, finite=True,
-                cpu_seconds=time.process_time(), curves=dict(training=[], evaluations=[]),
-                calibration=dict(images=report.batches, passes=report.passes, residual=report.residual,
-                                 mean_change=max(report.mean_change.values()),
-                                 var_change=max(report.var_change.values())))
+    found = _recompute(runner, calibration_loader(images, CALIBRATION_IMAGES))
+    return dict(settings=dict(asdict(cell), seed=seed, iterations=0), metrics=found.pop('metrics'), finite=True,
+                cpu_seconds=time.process_time(), curves=dict(training=[], evaluations=[]), calibration=found)
 
 
 def write_result(folder: Path, result: Dict[str, Any]) -> None:

@@ -93,6 +93,37 @@ def test_a_longer_run_has_its_schedules_stretched(tmp_path):
         assert longer.model == usual.model and longer.optim_wrapper == usual.optim_wrapper
 
 
+@pytest.fixture
+def bccd(tmp_path, monkeypatch):
+    """BCCD's layout with 15 images in the validation set, of which only the list is there."""
+    monkeypatch.setenv('BCCD_ROOT', str(tmp_path / 'bccd'))
+    (tmp_path / 'bccd').mkdir()
+    (tmp_path / 'bccd' / 'val.json').write_text(json.dumps(dict(images=[dict(id=i) for i in range(15)])))
+
+
+def test_the_padding_study_shows_every_image_once_and_alone(bccd, tmp_path):
+    hook, plain = (grid.make_config(cell, 0, tmp_path) for cell in grid.padding_cells())
+    parts = hook.val_dataloader.dataset.datasets
+    assert sorted(index for part in parts for index in part.indices) == list(range(15))
+    resizes = [next(step for step in part.pipeline if step['type'] == 'Resize') for part in parts]
+    assert [tuple(resize.scale) for resize in resizes] == list(grid.SHAPES)
+    assert not any(resize.keep_ratio for resize in resizes) and hook.val_dataloader.batch_size == 1
+    steps = [step['type'] for step in hook.train_dataloader.dataset.pipeline]
+    assert steps.count('RandomChoiceResize') == 1 and 'Resize' not in steps
+    assert hook.custom_hooks.pop()['type'] == 'ValidTokensHook'
+    assert hook.custom_hooks == plain.custom_hooks and hook.train_dataloader == plain.train_dataloader
+
+
+def test_from_layer_norm_differs_in_how_the_branch_begins(tmp_path):
+    fit, new, frozen = (grid.make_config(cell, 0, tmp_path, tmp_path / 'ln.pth') for cell in grid.from_ln_cells())
+    assert fit.custom_hooks.pop()['fit_layer_norm'] is True
+    assert fit.custom_hooks == new.custom_hooks == frozen.custom_hooks
+    assert fit.load_from == new.load_from == frozen.load_from == str(tmp_path / 'ln.pth')
+    assert [cfg.model.backbone.norm_eval for cfg in (fit, new, frozen)] == [False, False, True]
+    assert {cfg.optim_wrapper.optimizer.lr for cfg in (fit, new, frozen)} == {grid.BUDGETS['bccd'].lr}
+    assert new.train_cfg.max_iters == grid.BUDGETS['bccd'].iterations // 4
+
+
 def test_a_run_that_starts_from_a_checkpoint_resumes_from_its_own_once_it_has_one(tmp_path):
     cell, start = grid.norm_eval_cells()[0], tmp_path / 'final.pth'
     cfg = grid.make_config(cell, 0, tmp_path, start)
@@ -325,6 +356,29 @@ def test_longer_runs_stand_beside_the_usual_ones(finished):
     section = (finished / 'docs.md').read_text().split('built-in data set, trained longer')[1]
     rows = {name: row_of(section, name, 'SLA')[0] for name in ('LN, 400', 'LN, 1200', 'PRepBN, 400', 'PRepBN, 1200')}
     assert rows == {'LN, 400': '30.0', 'LN, 1200': '60.0', 'PRepBN, 400': '25.0', 'PRepBN, 1200': '50.0'}
+
+
+def test_padding_is_told_with_true_statistics_and_errors(finished):
+    for cell, ap in zip(grid.padding_cells(), (0.30, 0.20)):
+        for seed in (0, 1):
+            fake_result(finished / 'runs', cell, seed, ap)
+            path = runs.run_folder(finished / 'runs', cell.name, seed) / 'result.json'
+            calibration = dict(mean_change=0.1 + 0.2 * seed, var_change=ap, metrics=dict(bbox_AP=ap + 0.02 * seed))
+            path.write_text(json.dumps(dict(json.loads(path.read_text()), calibration=calibration)))
+    report.write_report(finished / 'docs.md', finished / 'runs')
+    section = (finished / 'docs.md').read_text().split('## Padding')[1]
+    assert row_of(section, 'tokens of images') == ['30.0 ± 0.0', '31.0 ± 1.4', '0.20', '0.30', '0 1']
+    assert row_of(section, 'all tokens') == ['20.0 ± 0.0', '21.0 ± 1.4', '0.20', '0.20', '0 1']
+
+
+def test_from_layer_norm_stands_below_the_detector_it_starts_from(finished):
+    for cell, ap in zip(grid.from_ln_cells(), (0.31, 0.29, 0.01)):
+        fake_result(finished / 'runs', cell, 0, ap)
+    report.write_report(finished / 'docs.md', finished / 'runs')
+    section = (finished / 'docs.md').read_text().split('## From the LayerNorm detector')[1]
+    assert row_of(section, 'LayerNorm detector it starts from', 'SLA')[0] == '32.0 ± 2.0'
+    rows = [row_of(section, name, 'SLA')[0] for name in ('closest to the LayerNorm', 'new', 'new, statistics frozen')]
+    assert rows == ['31.0', '29.0', '1.0']
 
 
 def test_calibration_is_compared_with_the_same_seeds_as_trained(finished):
