@@ -1,4 +1,5 @@
 """Images for the calibration of norms, and how far it is."""
+import sys
 from typing import Any, Iterable, Iterator, Mapping, Optional
 
 import numpy as np
@@ -62,7 +63,8 @@ def progress_bar(batches: DataLoader, number: int) -> Iterable[Any]:
         yield from batches
         return
     print(f'calibration, pass {number}')
-    bar = ProgressBar(len(batches))
+    # mmengine would take the standard output from when it was imported.
+    bar = ProgressBar(len(batches), file=sys.stdout)
     for batch in batches:
         yield batch
         bar.update()
