@@ -7,7 +7,9 @@ BatchNorm", 2021, section 3, on averages over images in place of running ones.
 from collections.abc import Iterator as OneShot
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional, Tuple
+from numbers import Integral, Real
+from typing import (Any, Callable, Dict, Iterable, Iterator, List, Mapping, NamedTuple, Optional,
+                    Tuple)
 
 import torch
 import torch.distributed as dist
@@ -163,10 +165,12 @@ def calibrate_batch_norm(
         What changed.
 
     Raises:
+        TypeError: an argument is of a type that it cannot be.
         ValueError: an argument is out of range, there is nothing to calibrate, no process has a
             batch, or a statistic is not finite.
     """
-    _check_arguments(batches, max_passes, tolerance)
+    check_run(model, batches, forward, progress)
+    _check_arguments(batches, include_frozen, max_passes, tolerance)
     forward = forward or getattr(model, 'test_step', None) or model
     report = CalibrationReport()
     with frozen_parameters(model), modes_kept(model):
@@ -364,7 +368,35 @@ def frozen_parameters(model: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
-def _check_arguments(batches: Iterable, max_passes: int, tolerance: float) -> None:
+def check_run(model: nn.Module, batches: Iterable, forward: Optional[Callable],
+              progress: Optional[Progress]) -> None:
+    """Check the types of what runs a model over batches.
+
+    Raises:
+        TypeError: one of them cannot be what it is for.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f'model={model!r:.60} is no torch.nn.Module: build the model and load its '
+                        'checkpoint.')
+    # The letters of a name and the keys of a batch can be iterated, too.
+    if isinstance(batches, (str, bytes, Mapping)) or not (
+            hasattr(batches, '__iter__') or hasattr(batches, '__getitem__')):
+        raise TypeError(f'batches={batches!r:.60} are no batches: give a list of them or a data loader.')
+    if forward is not None and not callable(forward):
+        raise TypeError(f'forward={forward!r:.60} is no function: give one that runs the model on a batch, '
+                        'or leave it out.')
+    if progress is not None and not callable(progress):
+        raise TypeError(f'progress={progress!r:.60} is no function: give one that takes the batches and the '
+                        'number of the pass, or leave it out.')
+
+
+def _check_arguments(batches: Iterable, include_frozen: bool, max_passes: int, tolerance: float) -> None:
+    if not isinstance(include_frozen, bool):
+        raise TypeError(f'include_frozen={include_frozen!r:.60} must be True or False.')
+    if isinstance(max_passes, bool) or not isinstance(max_passes, Integral):
+        raise TypeError(f'max_passes={max_passes!r:.60} must be a whole number of at least 1.')
+    if isinstance(tolerance, bool) or not isinstance(tolerance, Real):
+        raise TypeError(f'tolerance={tolerance!r:.60} must be a number from 0 on, such as 0.01.')
     if max_passes < 1:
         raise ValueError(f'max_passes={max_passes} must be at least 1.')
     if not tolerance >= 0:

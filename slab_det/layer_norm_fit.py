@@ -5,7 +5,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from .calibration import Progress, frozen_parameters, modes_kept, run_watched
+from .calibration import Progress, check_run, frozen_parameters, modes_kept, run_watched
 from .layers import PRepBN
 from .layers.batch_norm import is_distributed
 
@@ -41,8 +41,10 @@ def fit_repbn_to_layer_norm(
         explains: 1 where both are equal. Norms that fewer than two tokens reach are left alone.
 
     Raises:
+        TypeError: an argument is of a type that it cannot be.
         ValueError: there is no PRepBN, a ratio is not 1, or ``batches`` is empty.
     """
+    check_run(model, batches, forward, progress)
     norms = {name: module for name, module in model.named_modules() if isinstance(module, PRepBN)}
     if not norms:
         raise ValueError(f'{type(model).__name__} has no PRepBN to fit: build it with '

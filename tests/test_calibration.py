@@ -208,3 +208,39 @@ def test_refuses_in_one_sentence(change, message):
     with pytest.raises(ValueError, match=message) as error:
         calibrate_batch_norm(**arguments)
     assert '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize('change, message', [
+    (dict(model='x.pth'), "model='x.pth' is no torch.nn.Module: build the model"),
+    (dict(batches=None), 'batches=None are no batches: give a list of them or a data loader'),
+    (dict(batches=5), 'batches=5 are no batches'),
+    (dict(batches='images/'), "batches='images/' are no batches"),
+    (dict(batches=dict(inputs=[])), "batches={'inputs': \\[]} are no batches"),
+    (dict(forward='predict'), "forward='predict' is no function: give one that runs the model"),
+    (dict(progress=True), 'progress=True is no function: .* leave it out'),
+    (dict(max_passes='3'), "max_passes='3' must be a whole number of at least 1"),
+    (dict(max_passes=2.5), 'max_passes=2.5 must be a whole number'),
+    (dict(max_passes=True), 'max_passes=True must be a whole number'),
+    (dict(tolerance=None), 'tolerance=None must be a number from 0 on, such as 0.01'),
+    (dict(tolerance='0.01'), "tolerance='0.01' must be a number"),
+    (dict(include_frozen='False'), "include_frozen='False' must be True or False"),
+])
+def test_wrong_types_are_named_with_the_remedy(change, message):
+    arguments = {'model': Net(), 'batches': images(1), **change}
+    with pytest.raises(TypeError, match=message) as error:
+        calibrate_batch_norm(**arguments)
+    assert '\n' not in str(error.value) and str(error.value).endswith('.')
+
+
+def test_what_can_be_indexed_or_iterated_again_is_taken():
+    class Loader:
+        def __iter__(self):
+            return iter(images(2))
+
+    class Indexed:
+        def __getitem__(self, index):
+            return images(2)[index]
+
+    for batches in (Loader(), Indexed(), tuple(images(2))):
+        report = calibrate_batch_norm(Net(), batches, max_passes=np.int64(1), tolerance=np.float32(0.1))
+        assert report.batches == 2

@@ -77,6 +77,17 @@ def test_refuses_a_network_that_does_not_run_on_layer_norm():
         fit_repbn_to_layer_norm(network(), [])
 
 
+@pytest.mark.parametrize('change, message', [
+    (dict(model='x.pth'), "model='x.pth' is no torch.nn.Module"),
+    (dict(batches=None), 'batches=None are no batches'),
+    (dict(forward='predict'), "forward='predict' is no function"),
+    (dict(progress=True), 'progress=True is no function'),
+])
+def test_wrong_types_are_named(change, message):
+    with pytest.raises(TypeError, match=message):
+        fit_repbn_to_layer_norm(**{'model': network(), 'batches': batches(), **change})
+
+
 def fit_a_share(rank):
     model = network()
     explained = fit_repbn_to_layer_norm(model, (batches()[:3], batches()[3:])[rank])

@@ -1,10 +1,12 @@
 """Recomputes BatchNorm statistics: python tools/calibrate_bn.py CONFIG CHECKPOINT --out FILE
 
 The images are those of the training data as the test pipeline presents them, one at a time. FILE is
-the checkpoint with the statistics replaced.
+the checkpoint with the statistics replaced, without the state of the optimizer: for testing, deployment
+and load_from, not for --resume.
 """
 
 import argparse
+import os
 from pathlib import Path
 
 from slab_det.cli import (InputError, add_config_arguments, check_data, check_fit, check_model, load_config,
@@ -41,10 +43,15 @@ def check_numbers(args: argparse.Namespace) -> None:
         raise InputError(f'--tolerance {args.tolerance}: give a number from 0 on, such as 0.01')
 
 
-def check_out(out: str) -> Path:
+def check_out(out: str, config: str, checkpoint: str) -> Path:
     path = Path(out)
     if path.is_dir():
         raise InputError(f'--out {out} is a folder: give the name of the checkpoint to write')
+    for name, source in (('config', config), ('checkpoint', os.path.expanduser(checkpoint))):
+        # A training could not be resumed from what is written.
+        if path.exists() and os.path.samefile(path, source):
+            raise InputError(f'--out {out} is the {name} {source} itself, which would be lost: give the name of a '
+                             'new file')
     writable_folder(path.absolute().parent, '--out')
     return path
 
@@ -64,14 +71,14 @@ def averaged_too(content: dict) -> None:
     """The statistics would fit one model of the two; say which."""
     if 'ema_state_dict' in content:
         print('the checkpoint holds an averaged model (EMAHook): its statistics are calibrated, not those of the '
-              'model that it averages; the file serves testing and deployment, not resuming')
+              'model that it averages')
 
 
 def main(args: argparse.Namespace) -> None:
     check_numbers(args)
     cfg = load_config(args.config, args.cfg_options)
     content = read_checkpoint(args.checkpoint, 'checkpoint')
-    out = check_out(args.out)
+    out = check_out(args.out, args.config, args.checkpoint)
 
     from mmdet.utils import register_all_modules
 
@@ -106,7 +113,7 @@ def main(args: argparse.Namespace) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(out, '--out') as part:
         torch.save(dict(state_dict={key: value.cpu() for key, value in model.state_dict().items()}, meta=meta), part)
-    print(f'wrote {out}')
+    print(f'wrote {out} for testing, deployment and load_from, not for --resume: it holds no state of the optimizer')
 
 
 if __name__ == '__main__':

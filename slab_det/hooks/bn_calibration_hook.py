@@ -1,4 +1,5 @@
 """Hook that recomputes BatchNorm statistics, and the phase of training that updates them alone."""
+from numbers import Real
 from typing import Any, List, Mapping, Optional, Union
 
 from mmdet.registry import DATASETS
@@ -11,10 +12,10 @@ from torch import nn
 from ..calibration import (NormSite, Statistics, calibrate_batch_norm, get_statistics, norm_sites,
                            put_statistics, sites_to_calibrate)
 from ..layer_norm_fit import fit_repbn_to_layer_norm
-from .calibration_data import calibration_loader, images_as_tested, progress_bar
+from .calibration_data import calibration_loader, check_dataset, images_as_tested, progress_bar
 from .prepbn_hook import PRepBNHook
 from .random_states import capture_states, restore_states
-from .training_points import check_point, is_count, to_iterations
+from .training_points import check_flag, check_point, is_count, to_iterations
 
 STATE_KEY = 'bn_calibration'
 
@@ -37,14 +38,16 @@ class BNCalibrationHook(Hook):
         at_val: calibrate before each validation. Checkpoints of the best score then hold what was
             validated.
         at_end: calibrate after the last training iteration, so that the last checkpoint and the
-            validation after it have these statistics.
+            validation after it have these statistics. Where ``EarlyStoppingHook`` ends the training
+            before, its last checkpoint is written already; the hook warns that it is not calibrated.
         at_test: calibrate before a test; a test after training has them from ``at_end``.
         freeze_from: the paper's phase ("freeze the model parameters and exclusively update the
             statistics"): from here on, an ``int`` of epochs (or iterations where
             ``by_epoch=False``) or a ``float`` as a fraction of training, the training iterations go
             on with frozen parameters and without drop path and dropout; only the running statistics
             move. None: no such phase. Not before the ratio of PRepBN has arrived, or the norms change
-            under parameters that cannot follow. ``EMAHook`` goes on averaging.
+            under parameters that cannot follow; at the end of training, nothing would freeze: the
+            hook warns of both. ``EMAHook`` goes on averaging.
         by_epoch: whether a whole number ``freeze_from`` counts epochs or iterations.
         fit_layer_norm: before the first iteration of a training that starts at ratio 1, begin the
             RepBN branch where the LayerNorm is, see
@@ -81,8 +84,14 @@ class BNCalibrationHook(Hook):
                                    ('num_workers', num_workers, 0)):
             if not is_count(value) or value < least:
                 raise ValueError(f'{name}={value!r} must be a whole number of at least {least}.')
-        if isinstance(tolerance, (str, bool)) or not tolerance >= 0:
+        if isinstance(tolerance, bool) or not isinstance(tolerance, Real) or not tolerance >= 0:
             raise ValueError(f'tolerance={tolerance!r} must be a number from 0 on, such as 0.01.')
+        for name, value in (('at_val', at_val), ('at_end', at_end), ('at_test', at_test),
+                            ('by_epoch', by_epoch), ('fit_layer_norm', fit_layer_norm),
+                            ('include_frozen', include_frozen)):
+            check_flag(name, value)
+        if dataset is not None:
+            check_dataset(dataset)
         if freeze_from is not None:
             check_point('freeze_from', freeze_from)
         if freeze_from is None and not (at_val or at_end or at_test or fit_layer_norm):
@@ -174,6 +183,12 @@ class BNCalibrationHook(Hook):
         if not norm_sites(model):
             raise ValueError(f'freeze_from={self.freeze_from}: {type(model).__name__} has no BatchNorm '
                              'whose statistics could be updated; remove the hook.')
+        if self._freeze_iter >= runner.max_iters:
+            runner.logger.warning(
+                f'BNCalibrationHook: freeze_from={self.freeze_from} (iteration {self._freeze_iter:g}) '
+                f'does not lie before the end of training at iteration {runner.max_iters}, so that nothing '
+                'freezes: lower freeze_from (0.9 is the last tenth of training).')
+            return
         for hook in runner.hooks:
             end = getattr(hook, '_end_iter', 0) if isinstance(hook, PRepBNHook) else 0
             if end > self._freeze_iter:
@@ -213,6 +228,12 @@ class BNCalibrationHook(Hook):
             self._frozen = []
         if self._at_the_end:
             put_statistics(norm_sites(_averaged(runner) or _unwrap(runner.model)), self._found)
+        elif self.at_end and runner.iter < runner.max_iters:
+            # EarlyStoppingHook decides in a validation, when the checkpoint before it is on the disk.
+            runner.logger.warning(
+                f'BNCalibrationHook: training stopped early at iteration {runner.iter} of '
+                f'{runner.max_iters}, so that at_end=True calibrated nothing and the last checkpoint holds '
+                'running statistics: calibrate it with tools/calibrate_bn.py.')
         self._found, self._at_the_end, self._loader = None, False, None
 
     # ---------------------------------------------------------------- evaluation

@@ -1,4 +1,5 @@
 """Images for the calibration of norms, and how far it is."""
+import sys
 from typing import Any, Iterable, Iterator, Mapping, Optional
 
 import numpy as np
@@ -34,6 +35,22 @@ def images_as_tested(train_dataloader: Optional[Mapping[str, Any]],
     return parts[0] if len(parts) == 1 else ConcatDataset(parts)
 
 
+def check_dataset(dataset: Any) -> None:
+    """Check that ``dataset`` is a data set, whose samples have an index, or the config of one.
+
+    Raises:
+        ValueError: it is something else, such as the name of a folder or the config of a data loader.
+    """
+    if isinstance(dataset, Mapping):
+        fits = 'type' in dataset
+    else:
+        fits = not isinstance(dataset, (str, bytes)) and all(
+            hasattr(dataset, method) for method in ('__len__', '__getitem__'))
+    if not fits:
+        raise ValueError(f'dataset={dataset!r:.60} is no data set: give one, or the config of one, such as '
+                         "dict(type='CocoDataset', ann_file=..., pipeline=...).")
+
+
 def calibration_loader(dataset: Any, num_images: int, num_workers: int = 0) -> DataLoader:
     """Return a loader of this process's share of ``num_images`` images, one a batch, that are
     spread evenly over ``dataset``, all of them where it has fewer.
@@ -62,7 +79,8 @@ def progress_bar(batches: DataLoader, number: int) -> Iterable[Any]:
         yield from batches
         return
     print(f'calibration, pass {number}')
-    bar = ProgressBar(len(batches))
+    # mmengine would take the standard output from when it was imported.
+    bar = ProgressBar(len(batches), file=sys.stdout)
     for batch in batches:
         yield batch
         bar.update()

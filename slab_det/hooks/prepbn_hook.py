@@ -11,7 +11,7 @@ from torch import nn
 
 from slab_det.layers import PRepBN, prepbn_modules
 from .ratio_schedule import SCHEDULES, scheduled_ratio
-from .training_points import check_point, is_count, to_iterations
+from .training_points import check_flag, check_point, is_count, to_iterations
 
 STATE_KEY = 'prepbn_hook'
 #: A running variance that has grown by more than this since the first look is running away.
@@ -80,13 +80,15 @@ class PRepBNHook(Hook):
         for name, value in (('start_ratio', start_ratio), ('end_ratio', end_ratio)):
             if value is None and name == 'start_ratio':
                 continue
-            if not isinstance(value, Real) or not 0 <= value <= 1:
+            if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= value <= 1:
                 raise ValueError(f'{name}={value!r} is no ratio: give a number from 0 to 1.')
         for name, value in (('begin', begin), ('end', end)):
             check_point(name, value)
         if is_count(begin) == is_count(end) and end <= begin:
             raise ValueError(f'end={end} does not lie after begin={begin}: '
                              'raise end or lower begin.')
+        check_flag('by_epoch', by_epoch)
+        check_flag('allow_missing', allow_missing)
         if not is_count(num_steps) or num_steps < 1:
             raise ValueError(f'num_steps={num_steps!r} must be a whole number of at least 1.')
         if not is_count(check_interval) or check_interval < 0:

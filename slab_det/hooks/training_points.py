@@ -1,5 +1,6 @@
-"""Where in training something lies: whole epochs, whole iterations, or a fraction."""
+"""Where in training something lies: whole epochs, whole iterations, or a fraction; what hooks check alike."""
 import math
+from collections.abc import Sized
 from numbers import Integral, Real
 from typing import Any, Union
 
@@ -7,6 +8,16 @@ from typing import Any, Union
 def is_count(value: Any) -> bool:
     """Whether ``value`` is a whole number; True and False are not."""
     return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def check_flag(name: str, value: Any) -> None:
+    """Check that ``value`` is True or False; a word such as ``'False'`` would count as true.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    if not isinstance(value, bool):
+        raise ValueError(f'{name}={value!r} must be True or False.')
 
 
 def check_point(name: str, value: Any) -> None:
@@ -35,8 +46,14 @@ def to_iterations(name: str, value: Union[int, float], by_epoch: bool, runner) -
         by_epoch: whether counts are epochs or iterations.
 
     Raises:
-        ValueError: the length of an epoch or of training is needed and not known.
+        ValueError: the training set holds no image, or the length of an epoch or of training is
+            needed and not known.
     """
+    images = getattr(runner.train_dataloader, 'dataset', None)
+    if isinstance(images, Sized) and not len(images):
+        raise ValueError(
+            'the training set holds no image, so that training has no iterations: check ann_file and '
+            'data_prefix of train_dataloader, and its filter_cfg, which leaves images out.')
     if is_count(value):
         return value * _epoch_length(name, value, runner) if by_epoch else value
     max_iters = runner.max_iters
@@ -50,8 +67,13 @@ def to_iterations(name: str, value: Union[int, float], by_epoch: bool, runner) -
 
 def _epoch_length(name: str, value: int, runner) -> int:
     try:
-        return len(runner.train_dataloader)
+        length = len(runner.train_dataloader)
     except TypeError as error:
         raise ValueError(
             f'{name}={value!r} counts epochs, but the training data has no length: set '
             'by_epoch=False and count iterations.') from error
+    if value and not length:
+        raise ValueError(
+            f'{name}={value!r} counts epochs, but an epoch has no batch: lower batch_size of '
+            'train_dataloader, or set drop_last=False.')
+    return length

@@ -1,10 +1,11 @@
 """What the hook calibrates and when, in both loops, with EMA, and that training does not notice."""
-import numpy as np
+from pathlib import Path
+
 import pytest
 import torch
 from mmengine.dataset import pseudo_collate
 from mmengine.evaluator import Evaluator
-from mmengine.hooks import CheckpointHook, EMAHook, Hook
+from mmengine.hooks import CheckpointHook, EarlyStoppingHook, EMAHook, Hook
 from mmengine.runner import Runner
 from torch import nn
 
@@ -209,13 +210,69 @@ def test_the_phase_goes_on_after_a_resumption(make_runner, tmp_path):
     close(cut.running[-1], whole.running[-1], rtol=0, atol=0)
 
 
-def test_a_phase_that_begins_before_the_ratio_arrives_is_noticed(make_runner, monkeypatch):
-    runner = make_runner([PRepBNHook(end=0.8), calibration(freeze_from=0.5)], length=2)
+def warnings_of(runner, monkeypatch):
     messages = []
     monkeypatch.setattr(runner.logger, 'warning', messages.append)
     runner.train()
-    found, = [message for message in messages if 'BNCalibrationHook' in message]
+    return [message for message in messages if message.startswith('BNCalibrationHook')]
+
+
+def test_a_phase_that_begins_before_the_ratio_arrives_is_noticed(make_runner, monkeypatch):
+    runner = make_runner([PRepBNHook(end=0.8), calibration(freeze_from=0.5)], length=2)
+    found, = warnings_of(runner, monkeypatch)
     assert 'freeze_from=0.5 (iteration 4) lies before the ratio of PRepBN arrives at iteration 6.4' in found
+
+
+@LOOPS
+@pytest.mark.parametrize('behind', [1.0, 8, 9])
+def test_a_phase_that_never_begins_is_noticed(make_runner, monkeypatch, by_epoch, behind):
+    def trained(freeze_from):
+        watch = Watch()
+        phase = calibration(freeze_from=freeze_from, by_epoch=False)
+        runner = make_runner([PRepBNHook(end=0.5), phase, watch], seeded(), **iterations(by_epoch))
+        return warnings_of(runner, monkeypatch), watch.weights
+
+    found, weights = trained(behind)
+    message, = found
+    assert f'freeze_from={behind} (iteration {9 if behind == 9 else 8}) does not lie before' in message
+    assert 'the end of training at iteration 8' in message and 'lower freeze_from' in message
+    quiet, never_frozen = trained(None)
+    assert quiet == [] and torch.equal(weights, never_frozen)  # it is as the warning says
+    quiet, frozen_at_last = trained(7)
+    assert quiet == [] and not torch.equal(weights, frozen_at_last)
+
+
+@LOOPS
+def test_a_training_that_stops_early_says_that_its_last_checkpoint_is_not_calibrated(
+        make_runner, tmp_path, monkeypatch, by_epoch):
+    def trained(patience, at_end):
+        stop = EarlyStoppingHook(monitor='samples', rule='greater', patience=patience)
+        settings = {**iterations(by_epoch), 'length': 4 if by_epoch else 16}
+        runner = make_runner([PRepBNHook(), calibration(at_end=at_end), stop], work_dir='run',
+                             checkpoint=dict(interval=1 if by_epoch else 4, by_epoch=by_epoch), **settings)
+        return warnings_of(runner, monkeypatch), runner.iter
+
+    # The number of samples never grows: the second validation stops it.
+    (message, ), last = trained(1, True)
+    assert last == 8 and 'stopped early at iteration 8 of 16' in message and 'tools/calibrate_bn.py' in message
+    written = torch.load(tmp_path / f'run/{"epoch_2" if by_epoch else "iter_8"}.pth')
+    assert 'bn_calibration' not in written  # it is as the warning says
+    assert trained(1, False) == ([], 8)
+    assert trained(3, True) == ([], 16)  # would stop it where it ends anyway
+
+
+def test_a_finished_training_that_is_resumed_does_not_warn(make_runner, tmp_path, monkeypatch):
+    arguments = dict(length=1, work_dir='run', checkpoint=dict(interval=1))
+    make_runner([PRepBNHook(), calibration()], **arguments).train()
+    again = make_runner([PRepBNHook(), calibration()], resume=True,
+                        load_from=str(tmp_path / 'run/epoch_1.pth'), **arguments)
+    assert warnings_of(again, monkeypatch) == []
+
+
+def test_statistics_that_still_change_are_noticed(make_runner, monkeypatch):
+    runner = make_runner([calibration(max_passes=2, tolerance=0.0, at_val=False)], length=1)
+    message, = warnings_of(runner, monkeypatch)
+    assert 'the statistics still change by' in message and 'raise max_passes' in message
 
 
 def test_the_branch_is_fitted_once_before_a_training_from_layer_norm(make_runner, tmp_path):
@@ -243,7 +300,7 @@ def test_priority_is_between_the_ratio_and_the_checkpoint():
     assert len(set(map(get_priority, order))) == 4
 
 
-def test_a_test_is_calibrated_where_asked_for(make_runner):
+def test_a_test_is_calibrated_where_asked_for(make_runner, capsys):
     model = TinyModel()
     seen = []
     model.norm1.register_forward_hook(lambda *_: seen.append(model.norm1.repbn.bn.running_mean.clone()))
@@ -253,6 +310,8 @@ def test_a_test_is_calibrated_where_asked_for(make_runner):
                          test_evaluator=Evaluator(Count()))
     runner.test()
     torch.testing.assert_close(seen[-1], expected(model)[0], rtol=1e-4, atol=1e-5)
+    words = capsys.readouterr().out
+    assert 'calibration, pass 1\n' in words and '6/6' in words  # how far it is
     assert torch.equal(model.norm1.repbn.bn.running_mean, torch.zeros(CHANNELS))
 
 
@@ -260,6 +319,19 @@ def test_a_test_is_calibrated_where_asked_for(make_runner):
     (dict(num_images=0), 'num_images=0 must be a whole number of at least 1'),
     (dict(max_passes=1.5), 'max_passes=1.5 must be a whole number'),
     (dict(tolerance='x'), "tolerance='x' must be a number"),
+    (dict(tolerance=None), 'tolerance=None must be a number from 0 on'),
+    (dict(tolerance=True), 'tolerance=True must be a number'),
+    (dict(tolerance=[0.01]), 'tolerance=.0.01. must be a number'),
+    (dict(dataset='data/cells'), "dataset='data/cells' is no data set: give one, or the config of one"),
+    (dict(dataset=Path('data/cells')), 'data/cells.* is no data set'),
+    (dict(dataset=5), 'dataset=5 is no data set'),
+    (dict(dataset=dict(batch_size=1, dataset=dict(type='CocoDataset'))), "'batch_size': 1.* is no data set"),
+    (dict(at_val='False'), "at_val='False' must be True or False"),
+    (dict(at_end=1), 'at_end=1 must be'),
+    (dict(at_test='no'), "at_test='no' must be"),
+    (dict(by_epoch='False'), "by_epoch='False' must be"),
+    (dict(fit_layer_norm=None), 'fit_layer_norm=None must be'),
+    (dict(include_frozen='False'), "include_frozen='False' must be"),
     (dict(freeze_from=1.5), 'freeze_from=1.5 is no fraction of training'),
     (dict(freeze_from=-1), 'freeze_from=-1 is negative'),
     (dict(at_val=False, at_end=False), 'the hook would do nothing'),
@@ -283,13 +355,6 @@ def test_refuses_a_training_it_could_not_calibrate_before_it_starts(make_runner)
     with pytest.raises(ValueError, match='give them as dataset='):
         make_runner([BNCalibrationHook(), watch]).train()
     assert watch.losses == []
-
-
-def test_images_are_spread_evenly_and_shared():
-    from slab_det.hooks.calibration_data import calibration_loader
-    loader = calibration_loader(Numbers(10), 4)
-    assert [batch['index'] for batch in loader] == [[1], [3], [6], [8]]
-    assert np.diff([batch['index'][0] for batch in calibration_loader(Numbers(3), 99)]).tolist() == [1, 1]
 
 
 def in_two_processes(rank, folder):

@@ -10,7 +10,7 @@ from torch.utils.checkpoint import checkpoint
 from slab_det.hooks import PRepBNHook
 from slab_det.layers import set_ratio
 
-from .tiny import PlainModel, TinyModel
+from .tiny import Numbers, PlainModel, TinyModel
 
 EPOCH = 4  # iterations of an epoch: 8 samples in batches of 2
 
@@ -251,6 +251,10 @@ def test_norms_that_disagree_need_a_start(make_runner):
     (dict(end_ratio=-0.1), 'end_ratio=-0.1.*from 0 to 1'),
     (dict(end_ratio=None), 'end_ratio=None.*from 0 to 1'),
     (dict(start_ratio=math.nan), 'start_ratio=nan'),
+    (dict(start_ratio=True), 'start_ratio=True.*from 0 to 1'),
+    (dict(end_ratio=False), 'end_ratio=False.*from 0 to 1'),
+    (dict(by_epoch='False'), "by_epoch='False' must be True or False"),
+    (dict(allow_missing=None), 'allow_missing=None must be True or False'),
     (dict(begin=5, end=3), 'end=3 does not lie after begin=5.*raise end or lower begin'),
     (dict(begin=0.5, end=0.5), 'end=0.5 does not lie after begin=0.5'),
     (dict(begin=-1), 'begin=-1 is negative'),
@@ -268,6 +272,21 @@ def test_bad_arguments_are_named(arguments, message):
 def test_end_before_begin_in_different_words_fails_when_training_begins(make_runner):
     with pytest.raises(ValueError, match=r'end=0.5 \(iteration 8\).*begin=3 \(iteration 12\)'):
         make_runner([PRepBNHook(begin=3, end=0.5)]).train()
+
+
+@pytest.mark.parametrize('arguments', [dict(), dict(end=2), dict(end=2, by_epoch=False)], ids=str)
+def test_a_training_set_without_images_is_named(make_runner, arguments):
+    with pytest.raises(ValueError, match='training set holds no image.*train_dataloader.*filter_cfg'):
+        make_runner([PRepBNHook(**arguments)], data=Numbers(0)).train()
+
+
+def test_epochs_without_a_batch_are_named(make_runner):
+    runner = make_runner([PRepBNHook(end=2)], by_epoch=False, data=Numbers(1), loader=dict(drop_last=True))
+    with pytest.raises(ValueError, match='end=2 counts epochs, but an epoch has no batch: lower batch_size'):
+        runner.train()
+    runner = make_runner([PRepBNHook(end=1.0)], by_epoch=False, data=Numbers(1), loader=dict(drop_last=True))
+    runner.train()  # an endless sampler fills its batches
+    assert ratios(runner) == pytest.approx(line(4, 4))
 
 
 def test_fraction_needs_a_training_length(make_runner):

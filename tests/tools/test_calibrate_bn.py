@@ -1,4 +1,5 @@
 """tools/calibrate_bn.py: what it writes, what it says, and what it refuses."""
+import shutil
 from pathlib import Path
 
 import cv2
@@ -55,7 +56,10 @@ def test_writes_the_checkpoint_with_other_statistics(call, files, capsys):
          '--device', 'cpu')
     words = capsys.readouterr().out
     assert 'BatchNorm calibrated over 3 images' in words and 'largest change of a variance' in words
-    assert words.rstrip().endswith('wrote new/calibrated.pth')
+    assert 'calibration, pass 1\n' in words and '3/3' in words
+    assert words.rstrip().splitlines()[-1] == (
+        'wrote new/calibrated.pth for testing, deployment and load_from, not for --resume: it holds no state of '
+        'the optimizer')
     old = torch.load(files / 'good.pth', weights_only=True)
     new = torch.load('new/calibrated.pth', weights_only=True)
     assert new['meta'] == dict(epoch=7) and old['state_dict'].keys() == new['state_dict'].keys()
@@ -91,3 +95,34 @@ def test_refuses_in_one_sentence_and_writes_nothing(call, files, tmp_path, capsy
     error = capsys.readouterr().err
     assert end.value.code == 1 and error.startswith('error: ') and error.count('\n') == 1
     assert message in error and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize('kind', ['the same words', 'relative', 'link', 'link as input', 'config'])
+def test_refuses_to_replace_what_it_reads(call, files, tmp_path, capsys, kind):
+    source = tmp_path / 'epoch_12.pth'
+    shutil.copy(files / 'good.pth', source)
+    (tmp_path / 'link.pth').symlink_to(source)
+    (tmp_path / 'own.py').write_text(f'_base_ = {CONFIG!r}')
+    config, checkpoint, out, name = {
+        'the same words': (CONFIG, source, source, 'checkpoint'),
+        'relative': (CONFIG, source, '../' + tmp_path.name + '/epoch_12.pth', 'checkpoint'),
+        'link': (CONFIG, source, 'link.pth', 'checkpoint'),
+        'link as input': (CONFIG, 'link.pth', 'epoch_12.pth', 'checkpoint'),
+        'config': (tmp_path / 'own.py', source, 'own.py', 'config'),
+    }[kind]
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(SystemExit) as end:
+        call(config, checkpoint, '--out', out)
+    error = capsys.readouterr().err
+    assert end.value.code == 1 and error.count('\n') == 1
+    assert error.startswith(f'error: --out {out} is the {name} ') and 'give the name of a new file' in error
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+    assert (tmp_path / 'link.pth').is_symlink()
+
+
+def test_says_which_of_two_models_it_calibrated(capsys):
+    tool = load_script('tools/calibrate_bn.py')
+    tool.averaged_too(dict(state_dict={}))
+    assert capsys.readouterr().out == ''
+    tool.averaged_too(dict(state_dict={}, ema_state_dict={}))
+    assert 'holds an averaged model (EMAHook): its statistics are calibrated' in capsys.readouterr().out
