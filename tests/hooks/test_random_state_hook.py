@@ -1,7 +1,9 @@
 """A resumed run must repeat the uninterrupted one, number by number."""
 import json
+import random
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from mmengine.dataset import pseudo_collate
@@ -19,7 +21,7 @@ WARM_UP = [dict(type='LinearLR', start_factor=0.1, begin=0, end=20, by_epoch=Fal
 
 
 class Noting(RandomStateHook):
-    """Keeps the loss of every iteration, by its number."""
+    """Keeps the loss of every iteration, by its number, and what Python's and numpy's generators give then."""
 
     def __init__(self):
         super().__init__()
@@ -27,7 +29,8 @@ class Noting(RandomStateHook):
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
         super().after_train_iter(runner, batch_idx, data_batch, outputs)
-        self.losses[runner.iter] = (batch_idx, outputs['loss'].item(), data_batch['index'])
+        self.losses[runner.iter] = (batch_idx, outputs['loss'].item(), data_batch['index'],
+                                     random.random(), np.random.rand())
 
 
 @pytest.fixture
