@@ -172,7 +172,8 @@ def make_config(cell: Cell, seed: int, work_dir: Path, start: Optional[Path] = N
         'train_dataloader.batch_size': cell.batch,
         # Evaluations are logged by iteration too; an iteration-based loop stays in epoch 0.
         'default_hooks.logger': dict(interval=max(total // 40, 1), log_metric_by_epoch=False),
-        'default_hooks.checkpoint': dict(by_epoch=False, interval=max(total // 8, 1), max_keep_ckpts=1),
+        # Two: mmengine removes the oldest before it writes the newest, and a kill may come between.
+        'default_hooks.checkpoint': dict(by_epoch=False, interval=max(total // 8, 1), max_keep_ckpts=2),
         'randomness.seed': seed,
     })
     cfg.train_cfg = dict(type='IterBasedTrainLoop', max_iters=total,

@@ -4,12 +4,12 @@ _base_ = [
     '../_base_/models/retinanet_slab-swin-mini.py',
     '../_base_/datasets/shapes_detection.py',
     '../_base_/schedules/mini.py',
-    'mmdet::_base_/default_runtime.py',
+    '../_base_/slab_runtime.py',
 ]
-custom_imports = dict(imports=['slab_det'], allow_failed_imports=False)
 model = dict(
     backbone=dict(
         _delete_=True, type='SwinTransformer', embed_dims=32, depths=(1, 1, 2, 1),
         num_heads=(1, 2, 4, 8), window_size=5, drop_path_rate=0.0, norm_cfg=dict(type='LN')))
 default_hooks = dict(logger=dict(interval=25))
+custom_hooks = [dict(type='RandomStateHook')]  # without the hook for PRepBN, of which there is none
 randomness = dict(seed=0)

@@ -6,6 +6,6 @@ model = dict(backbone=dict(norm_cfg=dict(type='PRepBN')))
 optim_wrapper = dict(optimizer=dict(lr=1e-3))
 custom_hooks = [
     dict(type='PRepBNHook', schedule='linear', end=0.8),
-    dict(type='RandomStateHook'),
+    *_base_.custom_hooks,
     dict(type='BNCalibrationHook', num_images=64, fit_layer_norm=True),
 ]

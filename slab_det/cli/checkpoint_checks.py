@@ -4,6 +4,7 @@ import os
 import pickle
 import zipfile
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, Optional
 
 from .errors import InputError, one_line
@@ -98,6 +99,7 @@ def check_resume(cfg, model) -> None:
             return  # nothing to resume, mmengine says so and begins at the start
         with open(note, encoding='utf-8') as file:
             path = file.read().strip()
+        _check_note(note, path)
         argument = f'--resume: {note} names'
     if '://' in path:
         return
@@ -107,6 +109,20 @@ def check_resume(cfg, model) -> None:
         raise InputError(f'{argument} {path}, which has no {" and no ".join(absent)}: to start from its weights, '
                          f'leave --resume out and set --cfg-options load_from={path}')
     check_fit(path, model, argument)
+
+
+def _check_note(note: str, path: str) -> None:
+    """Checks that ``note``, mmengine's last_checkpoint, names a file that is there.
+
+    A kill between the opening and the writing of the note leaves it empty; one between the removal of
+    the only checkpoint and the writing of the next (max_keep_ckpts=1) leaves it with a lost name.
+    """
+    if '://' in path or os.path.isfile(os.path.expanduser(path)):
+        return
+    kept = [str(file) for start in ('epoch', 'iter') for file in Path(note).parent.glob(f'{start}_*.pth')]
+    remedy = f'--resume {max(kept, key=os.path.getmtime)}' if kept else '--resume CHECKPOINT'
+    fault = f'names {path}, which is not a file' if path else 'is empty'
+    raise InputError(f'--resume: {note} {fault}: name the checkpoint to go on from, {remedy}')
 
 
 def _first_sentence(error: BaseException) -> str:

@@ -1,6 +1,6 @@
 """Optimizer, schedule and hooks for a transformer with PRepBN."""
 from copy import deepcopy
-from typing import Any, Callable, Dict, List, Optional
+from typing import Any, Callable, Dict, List
 
 from mmdet.registry import MODELS
 from mmengine.config import ConfigDict
@@ -39,7 +39,7 @@ def adapt_training(cfg: Dict[str, Any], net: SLABBackbone, note: Note) -> None:
             'optim_wrapper',
             f'is not there: use AdamW with lr={LR:g} for {BATCH} images, weight_decay=0.05, and '
             'none on norms', left=True)
-    _adapt_hooks(cfg, net)
+    _adapt_hooks(cfg, net, note)
     if cfg.get('load_from'):
         note('load_from', 'is a checkpoint with the old backbone')
         cfg['load_from'] = None
@@ -173,7 +173,28 @@ def _adapt_schedule(cfg: Dict[str, Any], scale: float, note: Note) -> None:
             note(f'param_scheduler.{index}.eta_min', 'scaled like the learning rate')
 
 
-def _adapt_hooks(cfg: Dict[str, Any], net: SLABBackbone) -> None:
-    hooks: Optional[List[Dict[str, Any]]] = cfg.get('custom_hooks')
-    if prepbn_modules(net) and not any(hook.get('type') == 'PRepBNHook' for hook in hooks or []):
-        cfg['custom_hooks'] = [*(hooks or []), dict(type='PRepBNHook', schedule='linear', end=0.8)]
+def _adapt_hooks(cfg: Dict[str, Any], net: SLABBackbone, note: Note) -> None:
+    """Add the hooks of this package, and checkpoints that are written whole or not at all."""
+    hooks: List[Dict[str, Any]] = list(cfg.get('custom_hooks') or [])
+    types = {hook.get('type') for hook in hooks}
+    if prepbn_modules(net) and 'PRepBNHook' not in types:
+        hooks.append(dict(type='PRepBNHook', schedule='linear', end=0.8))
+    if 'RandomStateHook' not in types:
+        hooks.append(dict(type='RandomStateHook'))
+        note('custom_hooks', 'RandomStateHook lets a resumed training repeat the uninterrupted one')
+    cfg['custom_hooks'] = hooks
+
+    default = cfg.get('default_hooks') or {}
+    # Where none is named mmengine has this one; None means that nothing is saved.
+    saving = default.get('checkpoint', dict(type='CheckpointHook', interval=1))
+    if saving and not _has_backend(saving):
+        saving = {**saving, 'backend_args': dict(backend='whole')}
+        cfg['default_hooks'] = {**default, 'checkpoint': saving}
+        note('default_hooks.checkpoint.backend_args',
+             'a checkpoint gets its name when all of it is written, a killed training leaves no part')
+
+
+def _has_backend(saving: Dict[str, Any]) -> bool:
+    """Whether a checkpoint hook says, by its address or otherwise, what its files are written by."""
+    return bool('://' in str(saving.get('out_dir')) or saving.get('backend_args')
+                or saving.get('file_client_args'))

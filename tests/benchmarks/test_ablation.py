@@ -1,5 +1,7 @@
 """The ablation: its grid, what it repeats and what not, its statistics and its report."""
 import json
+import multiprocessing
+import signal
 import subprocess
 import sys
 from argparse import Namespace
@@ -18,6 +20,7 @@ sys.path.insert(0, str(BENCHMARKS))
 import ablation  # noqa: E402
 from ablation_study import curves, grid, norms, report, runs, statistics  # noqa: E402
 from slab_det.cli import InputError  # noqa: E402
+from tests.resumption import die_in_checkpoint  # noqa: E402
 
 
 def fake_result(work_dir, cell, seed, ap, finite=True, machine='a machine'):
@@ -259,6 +262,51 @@ def test_a_run_leaves_its_result_and_its_weights_and_is_not_repeated(tmp_path, m
     result = runs.read_result(tmp_path, calibrated.name, 3)
     assert result['calibration']['images'] == 6 and result['calibration']['mean_change'] > 0
     assert set(result['metrics']) == {'bbox_AP', 'bbox_AP50', 'segm_AP', 'segm_AP50'}
+
+
+TINY = grid.Budget(iterations=4, warm_up=1, lr=1e-3, evaluations=1)
+
+
+def train_tiny(work_dir, cell, last_checkpoint):
+    grid.BUDGETS['shapes'] = TINY
+    if last_checkpoint:
+        die_in_checkpoint(last_checkpoint)
+    runs.train(work_dir, cell, 3, 1, 'this machine')
+
+
+def train_apart(work_dir, cell, last_checkpoint=None):
+    """Train on a process of its own, as the script does, and return its exit code; SIGKILL ends it while it
+    writes the ``last_checkpoint``-th, where that is given."""
+    process = multiprocessing.get_context('spawn').Process(target=train_tiny, args=(work_dir, cell, last_checkpoint))
+    process.start()
+    process.join()
+    return process.exitcode
+
+
+@pytest.mark.slow
+def test_a_run_that_was_killed_while_it_saved_ends_as_if_it_had_not_been(tmp_path, monkeypatch):
+    from slab_det.datasets import make_shapes_dataset
+    make_shapes_dataset(tmp_path / 'shapes', num_train=6, num_val=2)
+    monkeypatch.setenv('SHAPES_ROOT', str(tmp_path / 'shapes'))
+    cell = cell_of('PRepBN', data='shapes')
+    whole, cut = tmp_path / 'whole', tmp_path / 'cut'
+    assert train_apart(cut, cell, last_checkpoint=3) == -signal.SIGKILL
+    folder = runs.run_folder(cut, cell.name, 3)
+    last = Path((folder / 'last_checkpoint').read_text())
+    assert (last.name, last.exists(), (folder / '.iter_3.pth.part').exists()) == ('iter_2.pth', True, True)
+
+    assert train_apart(whole, cell) == train_apart(cut, cell) == 0
+    expected, found = (runs.read_result(work_dir, cell.name, 3) for work_dir in (whole, cut))
+    assert [row['step'] for row in expected['curves']['training']] == [1, 2, 3, 4]
+    for curve in ('training', 'evaluations'):
+        for row, wanted in zip(found['curves'][curve], expected['curves'][curve], strict=True):
+            assert row == pytest.approx(wanted, rel=1e-5, abs=1e-7)
+    assert found['metrics'] == pytest.approx(expected['metrics'], abs=1e-6) and len(found['metrics']) == 4
+    assert expected['cpu_seconds'] > 0 and found['cpu_seconds'] is None
+    weights = [torch.load(runs.run_folder(work_dir, cell.name, 3) / 'final.pth', weights_only=True)['state_dict']
+               for work_dir in (cut, whole)]
+    torch.testing.assert_close(*weights, rtol=0, atol=1e-6)
+    assert not list(folder.glob('*iter_*'))
 
 
 # ---------------------------------------------------------------- statistics

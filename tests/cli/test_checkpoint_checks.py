@@ -1,3 +1,4 @@
+import os
 import re
 
 import pytest
@@ -102,8 +103,21 @@ def test_resume_takes_the_last_checkpoint(whole, tmp_path):
     check_resume(cfg, Detector())  # nothing to resume yet
     (tmp_path / 'last_checkpoint').write_text(whole)
     check_resume(cfg, Detector())
-    (tmp_path / 'last_checkpoint').write_text(str(tmp_path / 'gone.pth'))
-    refused(check_resume, cfg, Detector(), match='last_checkpoint names .*gone.pth is not a file')
+    with open(whole, 'r+b') as file:
+        file.truncate(10)
+    refused(check_resume, cfg, Detector(), match='last_checkpoint names .*epoch_1.pth is empty or truncated')
+
+
+@pytest.mark.parametrize('name, fault', [('gone.pth', 'names gone.pth, which is not a file'), ('', 'is empty')])
+def test_a_note_of_the_last_checkpoint_that_names_no_file_is_refused_with_what_is_there(name, fault, tmp_path):
+    (tmp_path / 'last_checkpoint').write_text(name)
+    cfg = Config(dict(work_dir=str(tmp_path), load_from=None))
+    sentence = f'--resume: {tmp_path}/last_checkpoint {fault}: name the checkpoint to go on from, --resume '
+    refused(check_resume, cfg, Detector(), match=f'^{re.escape(sentence)}CHECKPOINT$')
+    for age, file in enumerate(['best_coco_bbox_mAP_iter_12.pth', 'iter_12.pth', 'iter_8.pth']):
+        (tmp_path / file).touch()
+        os.utime(tmp_path / file, (1e9 - age, 1e9 - age))
+    refused(check_resume, cfg, Detector(), match=f'^{re.escape(sentence)}{tmp_path}/iter_12.pth$')
 
 
 def test_resume_needs_more_than_weights(tmp_path):

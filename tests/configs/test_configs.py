@@ -19,9 +19,10 @@ from slab_det.hooks import PRepBNHook, RandomStateHook
 from slab_det.layers import PRepBN, RepBN, prepbn_modules
 
 ROOT = Path(__file__).parents[2]
+TRAININGS = sorted(path for path in (ROOT / 'configs').rglob('*.py')
+                   if '_base_' not in path.relative_to(ROOT).parts)
 # But for the detectors with LayerNorm that recipes start from.
-CONFIGS = sorted(path for path in (ROOT / 'configs').glob('*/*.py')
-                 if path.parent.name != '_base_' and '-ln_' not in path.stem.replace('from-ln', ''))
+CONFIGS = [path for path in TRAININGS if '-ln_' not in path.stem.replace('from-ln', '')]
 SWIN = [path for path in CONFIGS if path.parent.name == 'slab_swin']
 METAFILES = sorted((ROOT / 'configs').glob('*/metafile.yml'))
 NORMS = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._BatchNorm, RepBN, PRepBN)
@@ -73,6 +74,17 @@ def test_the_ratio_falls_over_four_fifths_of_training(config, model):
     assert (driving.begin, driving.end, driving.end_ratio, driving.schedule) == (0, 0.8, 0.0, 'linear')
     assert driving.start_ratio is None
     assert sum(isinstance(hook, RandomStateHook) for hook in hooks) == 1
+
+
+@pytest.mark.parametrize('path', TRAININGS, ids=name_of)
+def test_a_killed_training_resumes_to_the_same_numbers(path):
+    cfg = load(path)
+    assert [hook.type for hook in cfg.custom_hooks].count('RandomStateHook') == 1
+    saving = cfg.default_hooks.checkpoint
+    assert saving.backend_args == dict(backend='whole')
+    # mmengine removes the oldest checkpoint before it writes the newest, which may be cut.
+    assert saving.get('max_keep_ckpts', -1) != 1
+    assert 'slab_det' in cfg.custom_imports.imports  # both are registered there
 
 
 def undecayed(model):

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from torch.utils.checkpoint import checkpoint
 
@@ -180,25 +181,63 @@ def test_resuming_without_a_known_start_asks_for_it(make_runner):
     assert ratios(runner) == pytest.approx(line(16, 16)[5:], abs=1e-6)
 
 
+class Recording(Hook):
+    """Copies of the weights and buffers after every iteration, and of those that validation sees."""
+    priority = 'VERY_HIGH'  # before EMAHook
+
+    def __init__(self):
+        self.trained, self.validated = [], []
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        self.trained.append({k: v.clone() for k, v in runner.model.state_dict().items()})
+
+    def before_val_iter(self, runner, batch_idx, data_batch=None):
+        if batch_idx == 0:
+            self.validated.append({k: v.clone() for k, v in runner.model.state_dict().items()})
+
+
+def averages(states, momentum, averaged):
+    """``a_1 = x_1`` and ``a_t = (1 - momentum) a_{t-1} + momentum x_t`` of the entries whose names satisfy
+    ``averaged``, and the current values of the others, after every iteration."""
+    current, found = None, []
+    for state in states:
+        state = {k: v.double() for k, v in state.items() if v.is_floating_point()}
+        current = {k: (1 - momentum) * current[k] + momentum * v if current and averaged(k) else v
+                   for k, v in state.items()}
+        found.append(current)
+    return found
+
+
+@pytest.mark.parametrize('by_epoch', [True, False], ids=['epochs', 'iters'])
 @pytest.mark.parametrize('update_buffers', [True, False])
-def test_averaged_model_takes_the_current_ratio(make_runner, update_buffers):
+def test_averaged_model_takes_the_current_ratio(make_runner, update_buffers, by_epoch):
     ema = dict(type='EMAHook', momentum=0.1, update_buffers=update_buffers)
-    runner = make_runner([ema, PRepBNHook(end=1.0)], validate=True, checkpoint=dict(interval=1))
+    record = Recording()
+    loop = (dict(length=4, checkpoint=dict(interval=1)) if by_epoch else
+            dict(length=16, val_interval=4, checkpoint=dict(interval=4, by_epoch=False)))
+    runner = make_runner([ema, PRepBNHook(end=1.0), record], validate=True, by_epoch=by_epoch, **loop)
+    parameters = {name for name, _ in runner.model.named_parameters()}
     runner.train()
     current = [1 - t / 16 for t in (3, 3, 7, 7, 11, 11, 15, 15)]
     assert [a for a, _ in runner.model.seen['predict']] == pytest.approx(current)
     assert ratios(runner) == pytest.approx(line(16, 16), abs=1e-6)
-    for epoch in (1, 2, 3, 4):
-        saved = torch.load(f'{runner.work_dir}/epoch_{epoch}.pth', weights_only=True)
-        ratio = 1 - (EPOCH * epoch - 1) / 16
-        assert float(saved['state_dict']['norm1.ratio']) == pytest.approx(ratio)
-        assert float(saved['ema_state_dict']['module.norm1.ratio']) == pytest.approx(ratio)
-        # The weights are averages all the same.
-        assert not torch.equal(saved['state_dict']['last.weight'],
-                               saved['ema_state_dict']['module.last.weight'])
-        assert torch.equal(
-            saved['state_dict']['norm1.repbn.bn.running_mean'],
-            saved['ema_state_dict']['module.norm1.repbn.bn.running_mean']) is not update_buffers
+
+    expected = averages(record.trained, 0.1, lambda name: not name.endswith('.ratio') and (
+        name in parameters or update_buffers))
+    assert len(expected) == 16 and len(record.validated) == 4
+    for end, validated in zip((4, 8, 12, 16), record.validated):
+        name = f'epoch_{end // 4}.pth' if by_epoch else f'iter_{end}.pth'
+        saved = torch.load(f'{runner.work_dir}/{name}', weights_only=True)
+        # EMAHook saves the averages as the weights, for deployment, and the weights as the averages.
+        assert float(saved['state_dict']['norm1.ratio']) == pytest.approx(1 - (end - 1) / 16)
+        assert float(saved['ema_state_dict']['module.norm1.ratio']) == pytest.approx(1 - (end - 1) / 16)
+        for key, value in expected[end - 1].items():
+            for found in (saved['state_dict'], validated):
+                torch.testing.assert_close(found[key].double(), value, rtol=1e-5, atol=1e-6, msg=key)
+            assert torch.equal(saved['ema_state_dict'][f'module.{key}'], record.trained[end - 1][key]), key
+    # Averages are far enough from the current values for the comparison to tell them apart.
+    for name in ('last.weight', *['norm1.repbn.bn.running_mean'] * update_buffers):
+        assert (expected[-1][name] - record.trained[-1][name]).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize('update_buffers', [True, False])

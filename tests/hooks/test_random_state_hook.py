@@ -1,7 +1,9 @@
 """A resumed run must repeat the uninterrupted one, number by number."""
 import json
+import random
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from mmengine.dataset import pseudo_collate
@@ -10,12 +12,16 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from slab_det.hooks import PRepBNHook, RandomStateHook
 from slab_det.hooks.random_state_hook import _hold_back
+from tests.resumption import assert_same_checkpoint
 
 from .tiny import Numbers, TinyModel
 
 
+WARM_UP = [dict(type='LinearLR', start_factor=0.1, begin=0, end=20, by_epoch=False)]
+
+
 class Noting(RandomStateHook):
-    """Keeps the loss of every iteration, by its number."""
+    """Keeps the loss of every iteration, by its number, and what Python's and numpy's generators give then."""
 
     def __init__(self):
         super().__init__()
@@ -23,7 +29,8 @@ class Noting(RandomStateHook):
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
         super().after_train_iter(runner, batch_idx, data_batch, outputs)
-        self.losses[runner.iter] = (batch_idx, outputs['loss'].item(), data_batch['index'])
+        self.losses[runner.iter] = (batch_idx, outputs['loss'].item(), data_batch['index'],
+                                     random.random(), np.random.rand())
 
 
 @pytest.fixture
@@ -32,6 +39,7 @@ def train(make_runner):
     def run(hook=None, hooks=(), init=None, **kwargs):
         hook = hook or Noting()
         kwargs.setdefault('data', Numbers(augment=True))
+        kwargs.setdefault('param_scheduler', WARM_UP)
         if init is not None:
             torch.manual_seed(init)
         runner = make_runner([hook, PRepBNHook(end=1.0), *hooks], TinyModel(dropout=0.3), **kwargs)
@@ -42,12 +50,17 @@ def train(make_runner):
 
 
 def assert_same_end(whole, rest, done):
-    """``(runner, hook)`` of both runs: losses, batches and weights agree from ``done`` on."""
+    """``(runner, hook)`` of both runs: losses and batches agree from ``done`` on, and in the end weights,
+    optimizer, schedulers, random-number states and all else that is in their last checkpoints."""
     (whole_runner, whole_hook), (rest_runner, rest_hook) = whole, rest
     expected = {t: note for t, note in whole_hook.losses.items() if t >= done}
     assert expected and rest_hook.losses == expected
     for key, value in whole_runner.model.state_dict().items():
         assert torch.equal(value, rest_runner.model.state_dict()[key]), key
+    last = [(Path(runner.work_dir) / 'last_checkpoint').read_text() for runner in (rest_runner, whole_runner)]
+    assert_same_checkpoint(*last)
+    schedulers = torch.load(last[0], weights_only=True)['param_schedulers']
+    assert [state['last_step'] for state in schedulers] == [whole_runner.iter]
 
 
 EPOCHS = dict(by_epoch=True, length=3)
@@ -120,7 +133,7 @@ def test_a_loader_object_is_resumed_too(train, make_runner):
     def run(**kwargs):
         hook = Noting()
         runner = make_runner([hook], TinyModel(dropout=0.3),
-                             checkpoint=dict(interval=1, by_epoch=False), **kwargs)
+                             checkpoint=dict(interval=1, by_epoch=False), param_scheduler=WARM_UP, **kwargs)
         runner._train_dataloader = loader()
         runner._train_loop = dict(by_epoch=True, max_epochs=3)
         runner.train()

@@ -27,7 +27,8 @@ def test_nothing_but_the_settings_of_the_backbone_changes():
                 'model.backbone', 'model.neck.in_channels', 'model.neck.start_level',
                 'model.data_preprocessor.mean', 'model.data_preprocessor.std',
                 'model.data_preprocessor.bgr_to_rgb', 'optim_wrapper.optimizer',
-                'optim_wrapper.paramwise_cfg', 'param_scheduler', 'custom_hooks', 'custom_imports'
+                'optim_wrapper.paramwise_cfg', 'param_scheduler', 'custom_hooks', 'custom_imports',
+                'default_hooks'
             }
     assert made.after['model']['backbone'] == {**BACKBONE, 'out_indices': (1, 2, 3)}
     assert made.after['model']['data_preprocessor'] == dict(type='DetDataPreprocessor', mean=[

@@ -48,7 +48,10 @@ def test_sgd_becomes_adamw_in_proportion_to_the_batch_and_the_rest_of_the_wrappe
     assert cfg['optim_wrapper']['clip_grad'] == dict(max_norm=35)
     # eta_min is still a tenth of the rate.
     assert cfg['param_scheduler'][1]['eta_min'] == pytest.approx(2e-5)
-    assert dict(notes).keys() == {'optim_wrapper.optimizer', 'param_scheduler.1.eta_min'}
+    assert dict(notes).keys() == {
+        'optim_wrapper.optimizer', 'param_scheduler.1.eta_min', 'custom_hooks',
+        'default_hooks.checkpoint.backend_args'
+    }
     assert adapt(plain, auto_scale_lr=None)[0]['optim_wrapper']['optimizer']['lr'] == 1e-4
 
 
@@ -122,14 +125,41 @@ def test_habits_tied_to_the_old_backbone_or_to_sgd_are_named_and_dropped(plain):
     assert 'optim_wrapper.constructor' in dict(notes)
 
 
-def test_the_hook_comes_after_those_that_are_there_and_only_with_prepbn(plain):
-    hook = dict(type='PRepBNHook', schedule='linear', end=0.8)
-    assert adapt(plain)[0]['custom_hooks'] == [dict(type='NumClassCheckHook'), hook]
-    assert adapt(plain, custom_hooks=None)[0]['custom_hooks'] == [hook]
-    assert adapt(plain, custom_hooks=[hook])[0]['custom_hooks'] == [hook]
+def test_the_hooks_come_after_those_that_are_there_and_that_of_the_ratio_only_with_prepbn(plain):
+    there, states = dict(type='NumClassCheckHook'), dict(type='RandomStateHook')
+    ratio = dict(type='PRepBNHook', schedule='linear', end=0.8)
+    assert adapt(plain)[0]['custom_hooks'] == [there, ratio, states]
+    assert adapt(plain, custom_hooks=None)[0]['custom_hooks'] == [ratio, states]
+    assert adapt(plain, custom_hooks=[ratio])[0]['custom_hooks'] == [ratio, states]
+    cfg, notes = adapt(plain, custom_hooks=[states, ratio])
+    assert cfg['custom_hooks'] == [states, ratio] and 'custom_hooks' not in dict(notes)
     layer_norm = deepcopy(plain)
     layer_norm['model']['backbone'] = {**BACKBONE, 'norm_cfg': dict(type='LN')}
-    assert adapt(layer_norm)[0]['custom_hooks'] == [dict(type='NumClassCheckHook')]
+    assert adapt(layer_norm)[0]['custom_hooks'] == [there, states]
+
+
+@pytest.mark.parametrize('before, after', [
+    (None, dict(checkpoint=dict(type='CheckpointHook', interval=1, backend_args=dict(backend='whole')))),
+    (dict(logger=dict(type='LoggerHook'), checkpoint=dict(type='CheckpointHook', interval=5)),
+     dict(logger=dict(type='LoggerHook'),
+          checkpoint=dict(type='CheckpointHook', interval=5, backend_args=dict(backend='whole')))),
+])
+def test_checkpoints_are_written_whole(plain, before, after):
+    cfg, notes = adapt(plain, default_hooks=before)
+    assert cfg['default_hooks'] == after
+    assert ('default_hooks.checkpoint.backend_args', False) in notes
+
+
+@pytest.mark.parametrize('saving', [
+    None,
+    dict(type='CheckpointHook', backend_args=dict(backend='petrel')),
+    dict(type='CheckpointHook', file_client_args=dict(backend='petrel')),
+    dict(type='CheckpointHook', out_dir='s3://bucket/runs'),
+], ids=['none', 'backend', 'client', 'address'])
+def test_a_backend_for_checkpoints_that_is_there_stays(plain, saving):
+    cfg, notes = adapt(plain, default_hooks=dict(checkpoint=saving))
+    assert cfg['default_hooks'] == dict(checkpoint=saving)
+    assert 'default_hooks.checkpoint.backend_args' not in dict(notes)
 
 
 def test_a_checkpoint_with_the_old_backbone_is_not_loaded(plain):

@@ -33,12 +33,14 @@ def test_the_config_inherits_trains_and_is_reported(plug, tmp_path):
     cfg = Config.fromfile('new/plugged.py')
     assert (cfg.model.backbone.type,
             cfg.model.neck.in_channels) == ('SLABPyramidVisionTransformerV2', [64, 160, 256])
-    assert [hook.type for hook in cfg.custom_hooks] == ['NumClassCheckHook', 'PRepBNHook']
+    assert [hook.type for hook in cfg.custom_hooks] == ['NumClassCheckHook', 'PRepBNHook', 'RandomStateHook']
+    assert cfg.default_hooks.checkpoint.backend_args == dict(backend='whole')
     assert cfg.custom_imports.imports == ['slab_det'] and cfg.optim_wrapper.clip_grad.max_norm == 35
     rows = {line.split()[0] for line in out.splitlines() if line}
     assert {'model.backbone', 'model.neck.in_channels', 'optim_wrapper.optimizer',
             'custom_hooks'} <= rows
     assert 'frozen_stages=1, norm_eval=True of the ResNet are not taken over' in out
+    assert '- custom_hooks: RandomStateHook' in out and '- default_hooks.checkpoint.backend_args: ' in out
     assert 'one training step with images of 256x320 pixels: loss ' in out
     assert out.splitlines()[-1] == 'wrote new/plugged.py'
 
@@ -60,7 +62,7 @@ def test_norm_attention_and_checkpoint_go_into_the_config(plug):
         init_cfg=dict(type='Pretrained', checkpoint='detector.pth', prefix='backbone.'))
     assert cfg.model.neck.to_dict() == dict(type='SimpleFPN', in_channels=192, out_channels=16,
                                             scales=(2, 1, 0.5), num_outs=3)
-    assert [hook.type for hook in cfg.custom_hooks] == ['NumClassCheckHook']
+    assert [hook.type for hook in cfg.custom_hooks] == ['NumClassCheckHook', 'RandomStateHook']
 
 
 @pytest.mark.parametrize('argv, message', [

@@ -95,7 +95,8 @@ def test_checkpoints_must_be_there_and_whole(refused, tmp_path):
 def test_resume_looks_into_the_work_dir(refused, tmp_path):
     Path('work').mkdir()
     Path('work/last_checkpoint').write_text('work/epoch_3.pth')
-    assert 'work/epoch_3.pth is not a file' in refused(CONFIG, '--work-dir', 'work', '--resume')
+    error = refused(CONFIG, '--work-dir', 'work', '--resume')
+    assert 'work/epoch_3.pth, which is not a file: name the checkpoint to go on from' in error
 
 
 def test_the_work_dir_must_be_a_folder(refused):
