@@ -197,7 +197,7 @@ def _study_section(results: Results, study: str) -> List[str]:
         return [f'## {STUDY_TITLES[study]}', '', padding_table(results, cells), '',
                 'Errors are those of the running statistics against the true ones of the validation images, one by one '
                 'without padding: means in standard deviations, variances in true variances, the largest over norms '
-                'and channels, averaged over seeds.', '']
+                'of the backbone and their channels, averaged over seeds.', '']
     if study == 'from_ln':
         cells = [cell for cell in grid() if cell.name == cells[0].start] + cells
     lines = [f'## {STUDY_TITLES[study]}', '', score_table(results, cells, *_label(study)), '']

@@ -111,36 +111,43 @@ def _train(work_dir: Path, cell: Cell, seed: int, threads: int, folder: Path) ->
         # A resumed run has spent the time of another process as well.
         cpu_seconds=time.process_time() if whole else None, curves=curves)
     if cell.study == 'padding':
-        # The images it is evaluated on, one by one: what their statistics should have been.
-        result['calibration'] = _recompute(runner, runner.val_dataloader)
+        # Over the images it is evaluated on, one by one: what the statistics should have been. The neck's
+        # BatchNorm counts padding with and without the hook.
+        result['calibration'] = _recompute(make_config(cell, seed, folder / 'recomputed'), folder / 'final.pth',
+                                           runner.val_dataloader, part='backbone.')
     return result
-
-
-def _recompute(runner, images) -> Dict[str, Any]:
-    """Make the statistics of the model those of ``images``, evaluate it, and say by how much they moved."""
-    from slab_det.calibration import calibrate_batch_norm
-
-    report = calibrate_batch_norm(runner.model, images)
-    print(report.summary())
-    return dict(images=report.batches, passes=report.passes, residual=report.residual,
-                mean_change=max(report.mean_change.values()), var_change=max(report.var_change.values()),
-                metrics=_metrics(runner.val()))
 
 
 def _calibrate(cell: Cell, seed: int, folder: Path, start: Path) -> Dict[str, Any]:
     """Recompute the statistics of the detector ``start`` and evaluate it."""
-    import torch
-    from mmengine.runner import Runner
     from slab_det.hooks.calibration_data import calibration_loader, images_as_tested
 
     cfg = make_config(replace(cell, study='grid', start=None), seed, folder)
-    cfg.resume = False
-    runner = Runner.from_cfg(cfg)
-    runner.model.load_state_dict(torch.load(start, map_location='cpu', weights_only=True)['state_dict'])
     images = images_as_tested(cfg.train_dataloader, cfg.val_dataloader)
-    found = _recompute(runner, calibration_loader(images, CALIBRATION_IMAGES))
+    found = _recompute(cfg, start, calibration_loader(images, CALIBRATION_IMAGES))
     return dict(settings=dict(asdict(cell), seed=seed, iterations=0), metrics=found.pop('metrics'), finite=True,
                 cpu_seconds=time.process_time(), curves=dict(training=[], evaluations=[]), calibration=found)
+
+
+def _recompute(cfg, checkpoint: Path, images, part: str = '') -> Dict[str, Any]:
+    """Make the statistics of a detector those of ``images`` and evaluate it.
+
+    Args:
+        part: the largest changes are over norms whose name begins with it.
+    """
+    import torch
+    from mmengine.runner import Runner
+    from slab_det.calibration import calibrate_batch_norm
+
+    cfg.resume = False  # or the evaluation begins with the last checkpoint
+    runner = Runner.from_cfg(cfg)
+    runner.model.load_state_dict(torch.load(checkpoint, map_location='cpu', weights_only=True)['state_dict'])
+    report = calibrate_batch_norm(runner.model, images)
+    print(report.summary())
+    means, variances = ([change for name, change in changes.items() if name.startswith(part)]
+                        for changes in (report.mean_change, report.var_change))
+    return dict(images=report.batches, passes=report.passes, residual=report.residual,
+                mean_change=max(means), var_change=max(variances), metrics=_metrics(runner.val()))
 
 
 def write_result(folder: Path, result: Dict[str, Any]) -> None:

@@ -150,7 +150,7 @@ class PRepBNHook(Hook):
                 f'begin={self.begin!r} (iteration {self._begin_iter:g}): raise end or lower '
                 'begin.')
         resumed = self._loaded_state if runner.iter > 0 else None
-        self._start = self._find_start(runner)
+        self._start = self._find_start(runner, resumed)
         self._first_variances = resumed and resumed.get('first_variances')
         self._frozen_checked = False
         self._warn_about_schedule(runner)
@@ -214,9 +214,9 @@ class PRepBNHook(Hook):
 
     # ---------------------------------------------------------------- beginning
 
-    def _find_start(self, runner) -> float:
-        if runner.iter > 0 and self._loaded_state is not None:
-            return float(self._loaded_state['start_ratio'])
+    def _find_start(self, runner, resumed: Optional[dict]) -> float:
+        if resumed:
+            return float(resumed['start_ratio'])
         if self.start_ratio is not None:
             return float(self.start_ratio)
         if runner.iter > self._begin_iter:

@@ -235,6 +235,12 @@ def test_missing_data_are_refused_before_anything_is_trained(tmp_path, monkeypat
         ablation.check_runs([(cell_of('LN'), 0)], tmp_path)
 
 
+def validation_images(cfg):
+    """The validation set, one by one."""
+    from mmengine.runner import Runner
+    return Runner.build_dataloader({**cfg.val_dataloader, 'batch_size': 1})
+
+
 @pytest.mark.slow
 def test_a_run_leaves_its_result_and_its_weights_and_is_not_repeated(tmp_path, monkeypatch):
     from slab_det.datasets import make_shapes_dataset
@@ -262,6 +268,12 @@ def test_a_run_leaves_its_result_and_its_weights_and_is_not_repeated(tmp_path, m
     result = runs.read_result(tmp_path, calibrated.name, 3)
     assert result['calibration']['images'] == 6 and result['calibration']['mean_change'] > 0
     assert set(result['metrics']) == {'bbox_AP', 'bbox_AP50', 'segm_AP', 'segm_AP50'}
+
+    # Recomputed statistics are evaluated, not those of a checkpoint that lies there.
+    cfg = grid.make_config(cell, 3, folder)
+    assert cfg.resume
+    found = runs._recompute(cfg, folder / 'final.pth', validation_images(cfg), part='backbone.')
+    assert found['images'] == 2 and found['mean_change'] > 0 and set(found['metrics']) == set(result['metrics'])
 
 
 TINY = grid.Budget(iterations=4, warm_up=1, lr=1e-3, evaluations=1)
