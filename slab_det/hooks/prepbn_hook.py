@@ -235,11 +235,12 @@ class PRepBNHook(Hook):
     def _warn_about_schedule(self, runner) -> None:
         if self._start == self.end_ratio:
             return
-        if self._end_iter > runner.max_iters:
+        # Iterations count from 0, so that end=1.0 lies behind the last one.
+        if self._end_iter > runner.max_iters - 1:
             last = self.ratio_at(runner.max_iters - 1)
             self._warn(
-                runner, 'end', f'end={self.end!r} lies at iteration {self._end_iter:g} but '
-                f'training ends at {runner.max_iters}, where the ratio is {last:.3g} and not '
+                runner, 'end', f'end={self.end!r} lies at iteration {self._end_iter:g} but the last '
+                f'iteration of training is {runner.max_iters - 1}, where the ratio is {last:.3g} and not '
                 f'{self.end_ratio:g}: lower end (0.8 is four fifths of training).')
         warmup = _warmup_end(runner)
         if self._end_iter <= warmup:

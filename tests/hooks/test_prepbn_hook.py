@@ -1,17 +1,22 @@
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from mmengine.dataset import pseudo_collate
+from mmengine.evaluator import Evaluator
 from mmengine.hooks import Hook
+from mmengine.optim import LinearLR
 from mmengine.registry import HOOKS
 from torch.utils.checkpoint import checkpoint
 
 from slab_det.hooks import PRepBNHook
+from slab_det.hooks.prepbn_hook import _warmup_end
 from slab_det.layers import set_ratio
 
-from .tiny import Numbers, PlainModel, TinyModel
+from .tiny import Count, Numbers, PlainModel, TinyModel
 
 EPOCH = 4  # iterations of an epoch: 8 samples in batches of 2
 
@@ -271,6 +276,45 @@ def test_test_follows_the_loaded_ratio(make_runner):
     assert runner.model.phase == ('repbn', 'repbn')
 
 
+class Swap(Hook):
+    """Changes the ratio in place around an evaluation, as EMAHook does with all weights and buffers."""
+
+    def _fill(self, runner, value):
+        for norm in (runner.model.norm1, runner.model.norm2):
+            norm.ratio.fill_(value)
+
+    def before_val_epoch(self, runner):
+        self._fill(runner, 0.0)
+
+    def after_val_epoch(self, runner, metrics=None):
+        self._fill(runner, 1.0)
+
+    before_test_epoch, after_test_epoch = before_val_epoch, after_val_epoch
+
+
+@pytest.mark.parametrize('evaluate', ['val', 'test'])
+def test_evaluation_follows_a_swapped_model_there_and_back(make_runner, evaluate):
+    """A norm that misses one of the two swaps computes another branch than its ratio says."""
+    loader = dict(dataset=Numbers(2), sampler=dict(type='DefaultSampler', shuffle=False),
+                  collate_fn=pseudo_collate, batch_size=1, num_workers=0)
+    runner = make_runner([Swap(), PRepBNHook()], validate=True, test_dataloader=loader, test_cfg=dict(),
+                         test_evaluator=Evaluator(Count()))
+    getattr(runner, evaluate)()
+    assert runner.model.phase == ('repbn', 'repbn')
+    runner.model([Numbers()[0]['inputs']], mode='predict')
+    assert runner.model.phase == ('layer_norm', 'layer_norm')
+
+
+def test_what_is_loaded_after_training_keeps_its_own_ratio(make_runner):
+    runner = make_runner([PRepBNHook(end=1)], validate=True, length=2)
+    runner.train()
+    assert runner.model.seen['predict'][-1] == (0.0, 0.0)
+    runner.model.load_state_dict(TinyModel().state_dict())
+    runner.val()
+    assert runner.model.seen['predict'][-1] == (1.0, 1.0)
+    assert runner.model.phase == ('layer_norm', 'layer_norm')
+
+
 def test_model_without_prepbn_fails_unless_allowed(make_runner):
     with pytest.raises(ValueError, match='no PRepBN in PlainModel.*allow_missing=True'):
         make_runner([PRepBNHook()], PlainModel()).train()
@@ -354,13 +398,16 @@ class TurnsNaN(TinyModel):
     def forward(self, inputs, index=None, mode='tensor'):
         out = super().forward(inputs, index, mode)
         if mode == 'loss' and len(self.seen['loss']) > 5:
-            out['loss'] = out['loss'] * math.nan
+            out['loss'] = out['loss'] * self.factor
         return out
 
 
-def test_nan_loss_warns_once_and_says_what_to_change(make_runner, warnings_of):
-    message, = warnings_of(make_runner([PRepBNHook(end=1)], TurnsNaN()))
-    assert 'loss is nan at iteration 5 with the ratio at 0:' in message
+@pytest.mark.parametrize('factor', [math.nan, math.inf])
+def test_loss_that_is_not_finite_warns_once_and_says_what_to_change(make_runner, warnings_of, factor):
+    model = TurnsNaN()
+    model.factor = factor
+    message, = warnings_of(make_runner([PRepBNHook(end=1)], model))
+    assert f'loss is {factor} at iteration 5 with the ratio at 0:' in message
     assert 'end=0.8' in message and 'from iteration 0 to 4' in message
 
 
@@ -407,6 +454,30 @@ def test_a_variance_that_ran_away_over_a_resumption_is_noticed(make_runner, warn
     assert 'running variance of norm1' in message
 
 
+class Grows(TinyModel):
+    """The running variance of one channel of its last norm becomes ``growth`` times that of the first
+    iteration; nothing else goes wrong."""
+
+    def __init__(self, growth):
+        super().__init__()
+        self.growth = growth
+        self.norm1.repbn.bn.momentum = self.norm2.repbn.bn.momentum = 0.0
+
+    def forward(self, inputs, index=None, mode='tensor'):
+        if len(self.seen['loss']) == 5:
+            self.norm2.repbn.bn.running_var[2] = self.growth
+        super().forward(inputs, index, mode)
+        return dict(loss=self.last.bias.sum() * 0)
+
+
+@pytest.mark.parametrize('growth, found', [(900.0, 0), (1100.0, 1), (math.nan, 1)])
+def test_one_channel_of_any_norm_whose_variance_grew_a_thousandfold_is_noticed(
+        make_runner, warnings_of, growth, found):
+    messages = warnings_of(make_runner([PRepBNHook(check_interval=2)], Grows(growth)))
+    assert len(messages) == found
+    assert all(f'running variance of norm2 went from 1 to {growth:.3g} by' in message for message in messages)
+
+
 class Frozen(TinyModel):
     """Keeps its first norm in evaluation mode, as ``norm_eval`` and ``frozen_stages`` do."""
 
@@ -422,11 +493,12 @@ def test_a_ratio_that_falls_to_frozen_statistics_of_a_new_norm_warns_once(make_r
     assert 'norm_eval=False and frozen_stages=-1' in message
 
 
-@pytest.mark.parametrize('ratio, mean', [(0.0, 0.0), (1.0, 0.1)])
-def test_frozen_statistics_that_may_stay_do_not_warn(ratio, mean, make_runner, warnings_of):
+@pytest.mark.parametrize('ratio, mean, var', [(0.0, 0.0, 1.0), (1.0, 0.1, 1.0), (1.0, 0.0, 2.0)])
+def test_frozen_statistics_that_may_stay_do_not_warn(ratio, mean, var, make_runner, warnings_of):
     model = Frozen()
     set_ratio(model, ratio)
     model.norm1.repbn.bn.running_mean.fill_(mean)
+    model.norm1.repbn.bn.running_var.fill_(var)
     assert warnings_of(make_runner([PRepBNHook()], model)) == []
 
 
@@ -438,6 +510,9 @@ def test_a_resumption_under_another_length_of_training_warns_of_the_jump(make_ru
     assert f'jumps from 0 to {1 - 16 / (0.8 * 32):.3g}:' in message and 'by_epoch=False' in message
     again = make_runner([PRepBNHook()], resume=True, load_from=f'{first.work_dir}/epoch_2.pth')
     assert warnings_of(again) == []
+    earlier = make_runner([PRepBNHook(end=0.75)], resume=True, load_from=f'{first.work_dir}/epoch_2.pth')
+    message, = warnings_of(earlier)  # of a small jump, too
+    assert f'jumps from {1 - 7 / 12.8:.3g} to {1 - 8 / 12:.3g}:' in message
 
 
 def test_a_start_ratio_that_a_resumption_does_not_use_is_named(make_runner, warnings_of):
@@ -457,6 +532,7 @@ def test_quiet_training_does_not_warn(make_runner, warnings_of):
 
 @pytest.mark.parametrize('scheduler', [
     dict(type='LinearLR', start_factor=0.1, begin=0, end=9, by_epoch=False),
+    dict(type='LinearLR', start_factor=0.1, begin=0, end=8, by_epoch=False),  # must arrive after it
     dict(type='LinearLR', start_factor=0.1, begin=0, end=3, by_epoch=True),
     dict(type='LinearLR', start_factor=0.1, begin=0, end=3, by_epoch=True,
          convert_to_iter_based=True),
@@ -468,10 +544,45 @@ def test_schedule_shorter_than_warmup_warns(make_runner, warnings_of, scheduler)
     assert 'arrives at iteration 8, before the learning rate has warmed up at' in message
 
 
-def test_schedule_longer_than_training_warns(make_runner, warnings_of):
-    message, = warnings_of(make_runner([PRepBNHook(end=8)]))
-    assert 'end=8 lies at iteration 32 but training ends at 16' in message
-    assert f'{1 - 15 / 32:.3g} and not 0' in message
+@pytest.mark.parametrize('scheduler', [
+    dict(type='LinearLR', start_factor=1.0, end_factor=0.1, begin=0, end=9, by_epoch=False),  # falls
+    dict(type='LinearMomentum', start_factor=0.1, begin=0, end=9, by_epoch=False),  # no learning rate
+    dict(type='ConstantLR', factor=0.1, begin=0, end=16, by_epoch=False),  # never rises
+    dict(type='MultiStepLR', milestones=[9], by_epoch=False),
+], ids=lambda scheduler: scheduler['type'])
+def test_what_is_no_warmup_does_not_warn(make_runner, warnings_of, scheduler):
+    assert warnings_of(make_runner([PRepBNHook(end=2)], param_scheduler=[scheduler])) == []
+
+
+def test_warmup_of_any_optimizer_counts():
+    """With several optimizers the schedulers come in a dict."""
+    optimizers = [torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0) for _ in range(2)]
+    schedulers = {name: [LinearLR(optimizer, 0.1, end=end, by_epoch=False)]
+                  for name, optimizer, end in zip('ab', optimizers, (7, 5))}
+    assert _warmup_end(SimpleNamespace(param_schedulers=schedulers, max_iters=16)) == 7
+
+
+@pytest.mark.parametrize('arguments, where, length', [
+    (dict(end=8), '8 lies at iteration 32', 32),
+    # Iterations are 0 to 15: the ratio arrives at one that training does not have.
+    (dict(end=1.0), '1.0 lies at iteration 16', 16),
+    (dict(end=4), '4 lies at iteration 16', 16),
+])
+def test_schedule_longer_than_training_warns(make_runner, warnings_of, arguments, where, length):
+    runner = make_runner([PRepBNHook(**arguments)])
+    message, = warnings_of(runner)
+    assert f'end={where} but the last iteration of training is 15' in message
+    assert f'{1 - 15 / length:.3g} and not 0' in message
+    assert ratios(runner)[-1] == pytest.approx(1 - 15 / length)  # it is as the warning says
+
+
+@pytest.mark.parametrize('ratio, end', [(1.0, 15), (0.0, 32)], ids=['arrives', 'is there'])
+def test_schedule_that_arrives_in_training_does_not_warn(make_runner, warnings_of, ratio, end):
+    model = TinyModel()
+    set_ratio(model, ratio)
+    runner = make_runner([PRepBNHook(end=end, by_epoch=False)], model)
+    assert warnings_of(runner) == []
+    assert ratios(runner)[-1] == 0
 
 
 class Wrapper(torch.nn.Module):
