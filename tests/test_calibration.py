@@ -115,8 +115,15 @@ def test_padding_of_windows_is_no_token(attn_types):
 
 def test_one_pass_normalises_each_image_by_itself():
     model, batches = randomized(Net()), images()
+    old = {site.name: (site.bn.running_mean.clone(), site.bn.running_var + site.bn.eps)
+           for site in norm_sites(model) if site.name != 'unused'}
     report = calibrate_batch_norm(model, batches, max_passes=1)
     assert report.passes == 1
+    # The one pass changed what was there before it, not what its last image left.
+    changes = [change for site in norm_sites(model) if site.name in old for change in (
+        ((site.bn.running_mean - old[site.name][0]).abs() / old[site.name][1].sqrt()).max(),
+        ((site.bn.running_var + site.bn.eps - old[site.name][1]).abs() / old[site.name][1]).max())]
+    assert report.residual == pytest.approx(float(max(changes)), rel=1e-5)
     model.train()
     model.drop.p = 0.0
     tokens = []
@@ -125,6 +132,50 @@ def test_one_pass_normalises_each_image_by_itself():
     for batch in batches:
         model(batch)
     torch.testing.assert_close(statistics, torch.cat(tokens).mean(0), rtol=1e-4, atol=1e-4)
+
+
+def test_statistics_of_images_by_themselves_are_no_end():
+    """The first pass finds them again, which does not say that they describe the network."""
+    model, batches = randomized(Net()), images()
+    calibrate_batch_norm(model, batches, max_passes=1)
+    report = calibrate_batch_norm(model, batches, tolerance=1e-6)
+    assert report.passes > 1
+    assert_describes_itself(model, batches, 2e-6, without=['unused'])
+
+
+def test_variances_must_settle_where_means_do_not_move():
+    """Of tokens that lie symmetrically all means are 0 from the first pass on."""
+    model = nn.Sequential(RepBN(5), RepBN(5), RepBN(5))
+    batches = [torch.cat([x, -x]) * scale for x, scale in zip(torch.randn(
+        3, 8, 5, generator=torch.Generator().manual_seed(0)), (0.1, 1, 10))]
+    calibrate_batch_norm(model, batches)
+    assert_describes_itself(model, batches, 1e-5)
+
+
+def test_tokens_in_half_precision_are_averaged_in_full():
+    tokens = (torch.randn(3, 50, 5, generator=torch.Generator().manual_seed(0)) + 300).bfloat16()
+    model = RepBN(5)
+
+    def forward(batch):
+        with torch.autocast('cpu', torch.bfloat16):
+            model(batch)
+
+    calibrate_batch_norm(model, list(tokens), forward)
+    rows = tokens.double().flatten(0, 1).numpy()
+    np.testing.assert_allclose(model.bn.running_mean.numpy(), rows.mean(0), rtol=1e-6)
+    np.testing.assert_allclose(model.bn.running_var.numpy(), rows.var(0, ddof=1), rtol=1e-5)
+
+
+def test_norms_without_running_statistics_and_batches_without_tokens_are_passed_over():
+    """A head may get no box of an image, and may normalise by the batch for ever."""
+    model = nn.Sequential(RepBN(5), nn.BatchNorm1d(5, track_running_stats=False))
+    batches = list(torch.randn(2, 8, 5, generator=torch.Generator().manual_seed(0)))
+    report = calibrate_batch_norm(model, [*batches, torch.zeros(0, 5)],
+                                  lambda batch: model(batch) if len(batch) else model[0](batch))
+    rows = torch.cat(batches).double().numpy()
+    np.testing.assert_allclose(model[0].bn.running_mean.numpy(), rows.mean(0), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(model[0].bn.running_var.numpy(), rows.var(0, ddof=1), rtol=1e-5)
+    assert list(report.mean_change) == ['0'] and report.batches == 3
 
 
 def test_nothing_else_changes():
