@@ -87,9 +87,14 @@ class TokenBatchNorm(nn.BatchNorm1d):
         local = torch.cat([x.sum(0), x.new_full((1,), x.shape[0])])
         total = dist_f.all_reduce(local)
         count = total[-1].detach()
-        mean = total[:-1] / count
-        var = dist_f.all_reduce((x - mean).square().sum(0)) / count
-        return mean, var, count
+        mean = total[:-1] / count.clamp(min=1)
+        var = dist_f.all_reduce((x - mean).square().sum(0)) / count.clamp(min=1)
+        # Less than two tokens have no variance: take the running statistics, as if they were those
+        # of endless tokens. All without asking the device for the number.
+        few = count < 2
+        mean = torch.where(few, self.running_mean.to(mean.dtype), mean)
+        var = torch.where(few, self.running_var.to(var.dtype), var)
+        return mean, var, torch.where(few, torch.inf, count)
 
     def _next_momentum(self) -> Optional[float]:
         """Count the batch and return its weight; None while a checkpoint runs again."""
@@ -104,7 +109,7 @@ class TokenBatchNorm(nn.BatchNorm1d):
         momentum = self._next_momentum()
         if momentum is not None:
             self.running_mean.lerp_(mean.to(self.running_mean.dtype), momentum)
-            unbiased = var.to(self.running_var.dtype) * (count / (count - 1))
+            unbiased = var.to(self.running_var.dtype) * (1 + 1 / (count - 1))
             self.running_var.lerp_(unbiased, momentum)
 
     def _warn_single_token(self) -> None:
