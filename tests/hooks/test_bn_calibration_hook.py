@@ -1,6 +1,8 @@
 """What the hook calibrates and when, in both loops, with EMA, and that training does not notice."""
+import random
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from mmengine.dataset import pseudo_collate
@@ -95,6 +97,24 @@ def test_validation_meets_the_true_average_and_training_does_not_notice(make_run
         close(plain.validated[-1][0], plain.validated[-1][1])
 
 
+class WatchAll(Watch):
+    """Draws from all three generators."""
+
+    def after_train_iter(self, *args, **kwargs):
+        super().after_train_iter(*args, **kwargs)
+        self.random[-1] = self.random[-1], float(np.random.rand()), random.random()
+
+
+@pytest.mark.parametrize('options', [dict(), dict(fit_layer_norm=True, at_val=False, at_end=False)],
+                         ids=['calibration', 'fit'])
+def test_images_that_draw_random_numbers_do_not_shift_those_of_training(make_runner, options):
+    plain, watch = WatchAll(), WatchAll()
+    make_runner([PRepBNHook(), plain], seeded(), **iterations(True)).train()
+    drawing = calibration(dataset=Numbers(6, augment=True), max_passes=2, **options)
+    make_runner([PRepBNHook(), drawing, watch], seeded(), **iterations(True)).train()
+    assert len(plain.random) == 8 and watch.random == plain.random
+
+
 @LOOPS
 @pytest.mark.parametrize('at_end', [True, False])
 def test_the_last_checkpoint_is_calibrated_and_earlier_ones_are_not(
@@ -158,6 +178,24 @@ def test_a_calibrated_checkpoint_resumes_with_the_running_statistics(make_runner
         close(found, wanted, rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize('ema', [False, True])
+def test_a_training_from_a_calibrated_checkpoint_begins_with_its_calibrated_statistics(make_runner, tmp_path, ema):
+    """Only a resumption goes on with the running ones."""
+    def hooks():
+        return [*[EMAHook(momentum=0.2, update_buffers=True)] * ema, PRepBNHook(), calibration()]
+
+    make_runner(hooks(), length=1, work_dir='first', checkpoint=dict(interval=1)).train()
+    path = tmp_path / 'first/epoch_1.pth'
+    wanted = TinyModel()
+    wanted.load_state_dict(torch.load(path)['state_dict'])
+    close(flat(wanted), expected(wanted))
+    begun = []
+    watch = Watch()
+    watch.before_train_iter = lambda runner, *args, **kwargs: begun.append(flat(runner.model))
+    make_runner([*hooks(), watch], length=1, load_from=str(path)).train()
+    close(begun[0], flat(wanted), rtol=0, atol=0)
+
+
 def test_the_best_checkpoint_holds_what_was_validated(make_runner, tmp_path):
     watch = Watch()
     runner = make_runner([PRepBNHook(), calibration(at_end=False), watch], work_dir='run',
@@ -176,8 +214,11 @@ def test_the_phase_updates_statistics_and_nothing_else(make_runner, by_epoch, fr
     if freeze_from == 0.5 or (freeze_from == 1) == by_epoch:
         watch = Watch()
         model = TinyModel(dropout=0.5)
-        dropped = []
+        model.last.bias.requires_grad_(False)  # by the user, for good
+        model.attention = nn.MultiheadAttention(CHANNELS, 1, dropout=0.5)  # its dropout is no module
+        dropped, attention_drops = [], []
         model.drop.register_forward_hook(lambda module, _, out: dropped.append(bool((out == 0).any())))
+        model.drop.register_forward_hook(lambda *_: attention_drops.append(model.attention.training))
         settings = dict(iterations(by_epoch), validate=False)
         runner = make_runner(
             [PRepBNHook(end=0.5), watch,
@@ -192,9 +233,9 @@ def test_the_phase_updates_statistics_and_nothing_else(make_runner, by_epoch, fr
         moved = [any(not torch.equal(a[name], b[name]) for name in a)
                  for a, b in zip(weights, weights[1:])]
         assert moved == [True] * 4 + [False] * 4
-        assert dropped == [True] * 4 + [False] * 4
+        assert dropped == attention_drops == [True] * 4 + [False] * 4
         assert all(not torch.equal(a[0], b[0]) for a, b in zip(watch.running, watch.running[1:]))
-        assert all(p.requires_grad for p in model.parameters())
+        assert [name for name, p in model.named_parameters() if not p.requires_grad] == ['last.bias']
         assert 'update_params' not in vars(runner.optim_wrapper)
 
 
