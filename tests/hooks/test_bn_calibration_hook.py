@@ -135,14 +135,37 @@ def test_the_last_checkpoint_is_calibrated_and_earlier_ones_are_not(
     assert ('bn_calibration' in last) == at_end and 'bn_calibration' not in first
 
 
+@LOOPS
+def test_validation_meets_the_running_statistics_where_that_is_asked_for(make_runner, by_epoch):
+    watch = Watch()
+    make_runner([PRepBNHook(), calibration(at_val=False), watch], **iterations(by_epoch)).train()
+    close(watch.validated[0][0], watch.running[3], rtol=0, atol=0)
+
+
+def test_a_norm_of_two_names_is_calibrated_under_both(make_runner, tmp_path):
+    model = TinyModel()
+    model.twin = model.norm1
+    make_runner([PRepBNHook(), calibration()], model, length=1, work_dir='run', checkpoint=dict(interval=1)).train()
+    state = torch.load(tmp_path / 'run/epoch_1.pth')['state_dict']
+    model = TinyModel()
+    model.load_state_dict({name: value for name, value in state.items() if not name.startswith('twin.')})
+    for name, wanted in zip(('mean', 'var'), expected(model)):
+        for norm in ('norm1', 'twin'):
+            close([state[f'{norm}.repbn.bn.running_{name}']], [wanted])
+
+
 @pytest.mark.parametrize('update_buffers', [True, False])
 def test_the_averaged_model_is_calibrated(make_runner, tmp_path, update_buffers):
     plain, watch = Watch(), Watch()
     ema = dict(momentum=0.2, update_buffers=update_buffers)
     make_runner([EMAHook(**ema), PRepBNHook(), plain], seeded(), **iterations(True)).train()
-    runner = make_runner([EMAHook(**ema), PRepBNHook(), calibration(), watch], seeded(), work_dir='run',
+    averaging = EMAHook(**ema)
+    runner = make_runner([averaging, PRepBNHook(), calibration(), watch], seeded(), work_dir='run',
                          checkpoint=dict(interval=1), **iterations(True))
     runner.train()
+    # A test after training swaps the averaged model in; the other one keeps its running statistics.
+    close(flat(averaging.ema_model.module), expected(averaging.ema_model.module))
+    close(flat(runner.model), watch.running[-1], rtol=0, atol=0)
     for (statistics, wanted), (_, other) in zip(watch.validated, plain.validated):
         close(statistics, wanted)
         close(wanted, other, rtol=0, atol=1e-6)  # the same averaged weights
@@ -197,11 +220,14 @@ def test_a_training_from_a_calibrated_checkpoint_begins_with_its_calibrated_stat
 
 
 def test_the_best_checkpoint_holds_what_was_validated(make_runner, tmp_path):
-    watch = Watch()
-    runner = make_runner([PRepBNHook(), calibration(at_end=False), watch], work_dir='run',
+    plain, watch = Watch(), Watch()
+    make_runner([PRepBNHook(), plain], seeded(), **iterations(True)).train()
+    runner = make_runner([PRepBNHook(), calibration(at_end=False), watch], seeded(), work_dir='run',
                          checkpoint=dict(interval=-1, save_best='samples', rule='greater'),
                          **iterations(True))
     runner.train()
+    for found, wanted in zip(watch.running, plain.running):  # the file's statistics are not the model's
+        close(found, wanted, rtol=0, atol=0)
     best, = (tmp_path / 'run').glob('best_*.pth')
     model = TinyModel()
     model.load_state_dict(torch.load(best)['state_dict'])
@@ -262,6 +288,8 @@ def test_a_phase_that_begins_before_the_ratio_arrives_is_noticed(make_runner, mo
     runner = make_runner([PRepBNHook(end=0.8), calibration(freeze_from=0.5)], length=2)
     found, = warnings_of(runner, monkeypatch)
     assert 'freeze_from=0.5 (iteration 4) lies before the ratio of PRepBN arrives at iteration 6.4' in found
+    runner = make_runner([PRepBNHook(end=0.5), calibration(freeze_from=0.5)], length=2)
+    assert warnings_of(runner, monkeypatch) == []  # it arrives just then
 
 
 @LOOPS
