@@ -50,6 +50,37 @@ def test_the_branch_is_the_least_squares_map_of_each_channel():
         assert float(norm.repbn.eta) == 0
 
 
+def test_a_channel_that_never_changes_becomes_the_mean_of_its_layer_norm():
+    """It has no slope; a quotient of two zeros would stay in the network for ever."""
+    norm = PRepBN(4).double()
+    nn.init.normal_(norm.ln.weight, generator=torch.Generator().manual_seed(0))
+    x = torch.randn(50, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    x[:, 2] = 3.0
+    y = norm.ln(x).detach()
+    fit_repbn_to_layer_norm(norm, [x[:20], x[20:]])
+    a, c = (t.detach() for t in norm.repbn.affine())
+    assert a.isfinite().all() and a[2] == 0
+    torch.testing.assert_close(c[2], y[:, 2].mean())
+
+
+def test_norms_that_less_than_two_tokens_reach_are_left_alone():
+    model = nn.Sequential(PRepBN(4), PRepBN(4), PRepBN(4))
+    state = copy.deepcopy(model.state_dict())
+    x = torch.randn(9, 4, generator=torch.Generator().manual_seed(1))
+
+    def forward(batch):
+        y = model[0](batch)
+        if len(batch) == 1:
+            model[1](y)
+
+    explained = fit_repbn_to_layer_norm(model, [x[:8], x[8:], x[:0]], forward)
+    assert list(explained) == ['0']
+    for name, value in model.state_dict().items():
+        if not name.startswith('0.'):
+            assert torch.equal(value, state[name]), name
+    torch.testing.assert_close(model[0].repbn.bn.running_mean, x.mean(0))
+
+
 def test_the_outputs_at_ratio_1_and_all_else_stay():
     model = network()
     model.train()

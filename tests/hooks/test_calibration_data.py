@@ -3,6 +3,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from torch.utils.data import ConcatDataset
 
 from slab_det.hooks.calibration_data import calibration_loader, images_as_tested, progress_bar
@@ -94,6 +95,12 @@ def test_images_are_spread_evenly_and_shared():
     loader = calibration_loader(Numbers(10), 4)
     assert [batch['index'] for batch in loader] == [[1], [3], [6], [8]]
     assert np.diff([batch['index'][0] for batch in calibration_loader(Numbers(3), 99)]).tolist() == [1, 1]
+
+
+def test_going_through_the_images_draws_nothing_from_the_random_numbers_of_training():
+    state = torch.get_rng_state()
+    assert len(list(calibration_loader(Numbers(3), 3))) == 3
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 @pytest.mark.parametrize('arguments, message', [
