@@ -163,6 +163,13 @@ def test_best_checkpoint_saved_during_validation_resumes(train):
     rest = train(hooks=[DrawsInValidation()], resume=True,
                  load_from=f'{whole[0].work_dir}/epoch_1.pth', **arguments)
     assert_same_end(whole, rest, 4)
+    # mmengine saves the best without the optimizer; data and random numbers are in it, as of training
+    # and not as the validation during which it was saved moved them.
+    best = train(hooks=[DrawsInValidation()], resume=True,
+                 load_from=f'{whole[0].work_dir}/best_samples_epoch_1.pth', **arguments)
+    assert [note[2:] for note in best[1].losses.values()] == [
+        note[2:] for t, note in whole[1].losses.items() if t >= 4]
+    assert best[1].losses[4] == whole[1].losses[4]  # dropout included, before the first update
 
 
 def test_logged_at_the_same_iterations(train):
