@@ -109,6 +109,16 @@ def test_nothing_is_told_in_validation_nor_after_training(make_run):
     assert valid_rows(torch.zeros(1, 7, 3)) is None
 
 
+def test_nothing_is_left_for_a_validation_behind_a_padded_batch(make_run):
+    model = Pixels()
+    runner = make_run(model, [ValidTokensHook()], by_epoch=False, length=1)
+    runner._val_dataloader = dict(dataset=Images(), sampler=dict(type='DefaultSampler', shuffle=False),
+                                  collate_fn=pseudo_collate, batch_size=2, num_workers=0)
+    runner._val_evaluator, runner._val_loop = Evaluator(Count()), dict()
+    runner.train()
+    assert model.counted == [('loss', 80), ('predict', None), ('predict', None)]
+
+
 def test_batches_that_do_not_say_the_size_of_their_images_are_refused(make_run):
     with pytest.raises(ValueError, match="add 'img_shape' to the meta_keys of PackDetInputs"):
         make_run(Pixels(), [ValidTokensHook()], data=WithoutShape, length=1).train()

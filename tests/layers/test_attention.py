@@ -65,6 +65,7 @@ def test_half_precision_sums_in_float32(autocast, scale):
     expected = reference(*(t.double() for t in (q, k, v)), 64, 64, weight.double(), bias.double())
     with torch.autocast('cpu', torch.bfloat16, enabled=autocast):
         out = simplified_linear_attention(q, k, v, 64, 64, HEADS, weight, bias)
+    assert out.dtype == torch.bfloat16
     # One rounding to bfloat16, which keeps 8 bits, and no more.
     assert ((out.double() - expected).abs() <= expected.abs() * 2**-8 + 1e-3 * expected.std()).all()
 

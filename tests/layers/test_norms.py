@@ -52,7 +52,7 @@ def test_repbn_is_batch_norm_plus_scaled_input(training, shape):
 
 
 @pytest.mark.parametrize('training', [True, False])
-@pytest.mark.parametrize('ratio', [0.0, 0.3, 1.0])
+@pytest.mark.parametrize('ratio', [0.0, 1e-4, 0.3, 0.9999, 1.0])
 @pytest.mark.parametrize('shape', [(3, 5), (2, 4, 3)])
 def test_prepbn_blends_layer_norm_and_repbn(training, ratio, shape):
     norm = randomize(PRepBN(C)).double().train(training)

@@ -103,6 +103,15 @@ def test_nothing_changes_where_the_images_fill_the_batch():
     assert torch.equal(norms[0].repbn.bn.running_var, norms[1].repbn.bn.running_var)
 
 
+def test_one_image_that_fills_the_batch_does_not_hide_the_padding_of_another():
+    x, inside = batch()
+    inside[0] = True
+    norm = double(RepBN(C))
+    with valid_tokens([PADDED, *SIZES[1:]], PADDED):
+        norm(x)
+    torch.testing.assert_close(norm.bn.running_mean, 0.1 * x[inside].mean(0))
+
+
 def test_evaluation_and_frozen_statistics_take_no_notice():
     x, _ = batch()
     norm = double(PRepBN(C))
@@ -117,11 +126,13 @@ def test_evaluation_and_frozen_statistics_take_no_notice():
 def test_padding_behind_a_class_token():
     x, inside = batch()
     tokens = torch.cat([torch.full((3, 1, C), 7.0).double(), x.flatten(1, 2)], 1)
-    norm = double(RepBN(C))
+    norm, other = double(RepBN(C)), double(RepBN(C))
     with valid_tokens(SIZES, PADDED):
         norm(tokens)
+        other(x)  # the same map without one, in the same batch
     counted = torch.cat([tokens[:, 0], x[inside]])
     torch.testing.assert_close(norm.bn.running_mean, 0.1 * counted.mean(0))
+    torch.testing.assert_close(other.bn.running_mean, 0.1 * x[inside].mean(0))
 
 
 def test_mean_far_from_zero_in_half_precision():
