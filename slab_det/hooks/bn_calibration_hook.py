@@ -15,7 +15,7 @@ from ..layer_norm_fit import fit_repbn_to_layer_norm
 from .calibration_data import calibration_loader, check_dataset, images_as_tested, progress_bar
 from .prepbn_hook import PRepBNHook
 from .random_states import capture_states, restore_states
-from .training_points import check_flag, check_point, is_count, to_iterations
+from .training_points import check_flag, check_only_one, check_point, is_count, to_iterations
 
 STATE_KEY = 'bn_calibration'
 
@@ -62,7 +62,7 @@ class BNCalibrationHook(Hook):
 
     Raises:
         ValueError: an argument is out of its range; when training begins, all statistics are
-            frozen, or the images cannot be found.
+            frozen, the images cannot be found, or there is a second such hook.
     """
     # After PRepBNHook (LOW), before CheckpointHook (VERY_LOW) saves.
     priority = 80
@@ -154,6 +154,7 @@ class BNCalibrationHook(Hook):
     # ---------------------------------------------------------------- training
 
     def before_train(self, runner) -> None:
+        check_only_one(self, runner)
         model = _unwrap(runner.model)
         self._found, self._at_the_end = None, False
         if self.at_end or (self.at_val and runner.val_loop is not None):

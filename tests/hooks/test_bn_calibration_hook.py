@@ -354,6 +354,9 @@ def test_refuses_a_training_it_could_not_calibrate_before_it_starts(make_runner)
         make_runner([calibration(), watch], Eval()).train()
     with pytest.raises(ValueError, match='give them as dataset='):
         make_runner([BNCalibrationHook(), watch]).train()
+    with pytest.raises(ValueError, match='custom_hooks has 2 BNCalibrationHook'):
+        # The second one would put the statistics of the first back for those of the training.
+        make_runner([calibration(), calibration(at_end=False), watch]).train()
     assert watch.losses == []
 
 
