@@ -1,4 +1,5 @@
 """Hook that recomputes BatchNorm statistics, and the phase of training that updates them alone."""
+from functools import partial
 from numbers import Real
 from typing import Any, List, Mapping, Optional, Union
 
@@ -170,7 +171,8 @@ class BNCalibrationHook(Hook):
         self._find_images(runner)
         states = capture_states()
         try:
-            explained = fit_repbn_to_layer_norm(model, self._loader, progress=progress_bar)
+            progress = partial(progress_bar, title='fit to LayerNorm')
+            explained = fit_repbn_to_layer_norm(model, self._loader, progress=progress)
         finally:
             restore_states(states)
         worst = min(explained, key=explained.get)

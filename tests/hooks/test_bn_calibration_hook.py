@@ -275,7 +275,7 @@ def test_statistics_that_still_change_are_noticed(make_runner, monkeypatch):
     assert 'the statistics still change by' in message and 'raise max_passes' in message
 
 
-def test_the_branch_is_fitted_once_before_a_training_from_layer_norm(make_runner, tmp_path):
+def test_the_branch_is_fitted_once_before_a_training_from_layer_norm(make_runner, tmp_path, capsys):
     def hooks(watch):
         return [RandomStateHook(), PRepBNHook(), calibration(fit_layer_norm=True, at_val=False, at_end=False),
                 watch]
@@ -285,6 +285,8 @@ def test_the_branch_is_fitted_once_before_a_training_from_layer_norm(make_runner
     fitted.before_train_iter = lambda runner, *args, **kwargs: etas.append(float(runner.model.norm1.repbn.eta))
     make_runner([RandomStateHook(), PRepBNHook(), plain], seeded(), length=2).train()
     make_runner(hooks(fitted), seeded(), length=2, work_dir='run', checkpoint=dict(interval=1)).train()
+    words = capsys.readouterr().out
+    assert 'fit to LayerNorm, pass 1\n' in words and 'calibration, pass' not in words
     assert etas[0] == 0 and fitted.random == plain.random
     assert fitted.losses[0] == plain.losses[0]  # the ratio of the first iteration is 1
     assert fitted.losses[1:] != plain.losses[1:]
