@@ -8,6 +8,11 @@ from typing import Iterator, Optional, Sequence
 from .errors import InputError, one_line
 
 _PARTS = ('images', 'annotations', 'categories')
+#: What mmdet and pycocotools read of every entry without asking whether it is there,
+_NEEDED = dict(images=('id', 'file_name', 'height', 'width'), annotations=('id', 'image_id', 'category_id'),
+               categories=('id', 'name'))
+#: and of annotations that are not to be ignored.
+_NEEDED_OF_BOXES = ('bbox', 'area')
 #: Larger files are not parsed twice only to find out that they are sound.
 _PARSE_BELOW = 64 * 2**20
 
@@ -70,11 +75,8 @@ def check_annotations(setting: str, path: str, images: Optional[str] = None,
                          "annotation file in COCO's format") from error
     _require_parts(setting, path, [
         part for part in _PARTS if not isinstance(content, dict) or not isinstance(content.get(part), list)])
-    first: dict = next(iter(content['images']), {})
-    if not all(isinstance(image, dict) and {'id', 'file_name', 'height', 'width'} <= image.keys()
-               for image in content['images'][:1]):
-        raise InputError(f"{setting} {path} is not COCO: its first image is {first!r} and needs 'id', 'file_name', "
-                         "'height' and 'width'")
+    for part, needed in _NEEDED.items():
+        _require_keys(setting, path, part, content[part], needed)
     if not content['images']:
         raise InputError(f'{setting} {path} lists no images: give a file that does')
     names = [category.get('name') for category in content['categories'] if isinstance(category, dict)]
@@ -83,9 +85,10 @@ def check_annotations(setting: str, path: str, images: Optional[str] = None,
         raise InputError(
             f'{setting} {path} has no category {_few(absent)}, its categories are {_few(names)}: set '
             f"--cfg-options {classes_setting} (and the heads' num_classes) to the classes of the file")
-    if images and not os.path.isfile(os.path.join(images, first['file_name'])):
-        raise InputError(f'{setting} {path} names the image {first["file_name"]}, which is not in {images}: '
-                         'set data_prefix.img to the folder of the images')
+    lost = _not_in(images, [image['file_name'] for image in content['images']]) if images else []
+    if lost:
+        raise InputError(f'{setting} {path} names the image {lost[0]}, which is not in {images} ({len(lost)} of '
+                         f'{len(content["images"])} are not): set data_prefix.img to the folder of the images')
 
 
 def _check_large(setting: str, path: str) -> None:
@@ -94,6 +97,31 @@ def _check_large(setting: str, path: str) -> None:
             raise InputError(f'{setting} {path} is not COCO: it does not begin with {{ and end with }}, as a whole '
                              "annotation file in COCO's format does")
         _require_parts(setting, path, [part for part in _PARTS if content.find(b'"%b"' % part.encode()) < 0])
+
+
+def _require_keys(setting: str, path: str, part: str, entries: list, needed: tuple[str, ...]) -> None:
+    for number, entry in enumerate(entries, 1):
+        known = entry if isinstance(entry, dict) else {}
+        boxes = _NEEDED_OF_BOXES if part == 'annotations' and not known.get('ignore') else ()
+        absent = [key for key in needed + boxes if key not in known]
+        if absent:
+            shown = repr(entry) if len(repr(entry)) <= 80 else f'{entry!r:.76} ...'
+            raise InputError(f'{setting} {path} is not COCO: number {number} of its {part}, {shown}, has no '
+                             f'{" and no ".join(absent)}: give it what it lacks or remove it')
+
+
+def _not_in(folder: str, names: Sequence[str]) -> list[str]:
+    """The names, paths below ``folder``, of no entry. Folders are read once, which is quick on a network too."""
+    entries: dict[str, set[str]] = {}
+    lost = []
+    for name in names:
+        place, leaf = os.path.split(os.path.join(folder, name))
+        if place not in entries:
+            entries[place] = set(os.listdir(place)) if os.path.isdir(place) else set()
+        # The second look is for file systems that do not tell upper case from lower.
+        if leaf not in entries[place] and not os.path.isfile(os.path.join(place, leaf)):
+            lost.append(name)
+    return lost
 
 
 def _require_parts(setting: str, path: str, absent: list[str]) -> None:

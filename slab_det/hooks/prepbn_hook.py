@@ -11,7 +11,7 @@ from torch import nn
 
 from slab_det.layers import PRepBN, prepbn_modules
 from .ratio_schedule import SCHEDULES, scheduled_ratio
-from .training_points import check_flag, check_point, is_count, to_iterations
+from .training_points import check_flag, check_only_one, check_point, is_count, to_iterations
 
 STATE_KEY = 'prepbn_hook'
 #: A running variance that has grown by more than this since the first look is running away.
@@ -58,8 +58,8 @@ class PRepBNHook(Hook):
 
     Raises:
         ValueError: an argument is out of its range, ``end`` does not lie after ``begin``, the
-            model has no PRepBN, its PRepBN modules disagree about the ratio, or the length of
-            training is needed and not known.
+            model has no PRepBN, its PRepBN modules disagree about the ratio, there is a second such hook,
+            or the length of training is needed and not known.
     """
     # After EMAHook (NORMAL) has averaged or swapped, before CheckpointHook (VERY_LOW) saves.
     priority = 'LOW'
@@ -132,6 +132,7 @@ class PRepBNHook(Hook):
     # ---------------------------------------------------------------- training
 
     def before_train(self, runner) -> None:
+        check_only_one(self, runner)
         self._modules = prepbn_modules(_unwrap(runner.model))
         if not self._modules:
             if not self.allow_missing:

@@ -277,6 +277,14 @@ def test_model_without_prepbn_fails_unless_allowed(make_runner):
     make_runner([PRepBNHook(allow_missing=True)], PlainModel(), length=1).train()
 
 
+def test_a_second_hook_is_refused(make_runner):
+    # A config that inherits the hook and adds one: the last of them would decide the ratio.
+    runner = make_runner([PRepBNHook(end=0.5), PRepBNHook(end=1.0)], TinyModel())
+    with pytest.raises(ValueError, match='custom_hooks has 2 PRepBNHook.*keep one'):
+        runner.train()
+    assert ratios(runner) == []
+
+
 def test_norms_that_disagree_need_a_start(make_runner):
     model = TinyModel()
     model.norm1.set_ratio(0.5)
