@@ -3,7 +3,8 @@
 import argparse
 
 from slab_det.cli import (InputError, add_runner_arguments, check_amp, check_data, check_fit, check_hooks,
-                          check_model, check_resume, choose_work_dir, load_config, prepare_launcher, run, warn_of_missing_hook)
+                          check_model, check_resume, choose_work_dir, load_config, prepare_launcher, run,
+                          warn_of_missing_hook)
 
 
 def parse_args() -> argparse.Namespace:

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from argparse import Namespace
+from collections import OrderedDict
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from mmengine.registry import DefaultScope
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / 'benchmarks'
 sys.path.insert(0, str(BENCHMARKS))
@@ -263,6 +265,8 @@ def test_a_run_leaves_its_result_and_its_weights_and_is_not_repeated(tmp_path, m
     runs.train(tmp_path, cell, 3, 1, 'this machine')
     assert (folder / 'result.json').stat().st_mtime_ns == written
 
+    # In a process of its own, where no Runner has set the default scope yet.
+    monkeypatch.setattr(DefaultScope, '_instance_dict', OrderedDict())
     calibrated = replace(cell, study='calibration', start=cell.name)
     runs.train(tmp_path, calibrated, 3, 1, 'this machine')
     result = runs.read_result(tmp_path, calibrated.name, 3)
@@ -272,7 +276,7 @@ def test_a_run_leaves_its_result_and_its_weights_and_is_not_repeated(tmp_path, m
     # Recomputed statistics are evaluated, not those of a checkpoint that lies there.
     cfg = grid.make_config(cell, 3, folder)
     assert cfg.resume
-    found = runs._recompute(cfg, folder / 'final.pth', validation_images(cfg), part='backbone.')
+    found = runs._recompute(cfg, folder / 'final.pth', lambda: validation_images(cfg), part='backbone.')
     assert found['images'] == 2 and found['mean_change'] > 0 and set(found['metrics']) == set(result['metrics'])
 
 
