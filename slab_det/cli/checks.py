@@ -120,16 +120,19 @@ def check_data(cfg, phases: Sequence[str]) -> None:
     """
     from .data_checks import check_annotations, check_dataset, datasets_of
     for phase in phases:
+        evaluators = (cfg.get(f'{phase}_evaluator') if phase != 'train' else None) or []
+        single = isinstance(evaluators, dict)
+        evaluators = [evaluators] if single else evaluators
+        # Detections that are only written need no truth, which COCO does not publish for test-dev.
+        annotated = not evaluators or not all(evaluator.get('format_only') for evaluator in evaluators)
         loader = cfg.get(f'{phase}_dataloader')
         if loader is not None:
             for path, dataset in datasets_of(loader.get('dataset'), f'{phase}_dataloader.dataset'):
-                check_dataset(path, dataset)
-        evaluators = cfg.get(f'{phase}_evaluator') if phase != 'train' else None
-        single = isinstance(evaluators, dict)
-        for index, evaluator in enumerate([evaluators] if single else evaluators or []):
+                check_dataset(path, dataset, annotated)
+        for index, evaluator in enumerate(evaluators):
             path = f'{phase}_evaluator' if single else f'{phase}_evaluator.{index}'
             if evaluator.get('type') == 'CocoMetric' and evaluator.get('ann_file'):
-                check_annotations(f'{path}.ann_file', evaluator['ann_file'])
+                check_annotations(f'{path}.ann_file', evaluator['ann_file'], annotated=annotated)
 
 
 def _pretrained(node, path: str):

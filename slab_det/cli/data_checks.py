@@ -30,8 +30,9 @@ def datasets_of(node, path: str) -> Iterator[tuple[str, dict]]:
             yield from datasets_of(one, f'{path}.{index}')
 
 
-def check_dataset(path: str, dataset: dict) -> None:
-    """Checks one data set's ``data_root``, ``ann_file``, image folder and, where it is COCO, its content."""
+def check_dataset(path: str, dataset: dict, annotated: bool = True) -> None:
+    """Checks one data set's ``data_root``, ``ann_file``, image folder and, where it is COCO, its content,
+    of which the annotations may be absent unless ``annotated``."""
     if _is_remote(dataset.get('data_root')) or _is_remote(dataset['ann_file']) or (
             (dataset.get('backend_args') or {}).get('backend', 'local') != 'local'):
         return
@@ -51,11 +52,12 @@ def check_dataset(path: str, dataset: dict) -> None:
     dataset_class = _class_of(dataset)
     if dataset_class is not None:
         classes = (dataset.get('metainfo') or {}).get('classes') or dataset_class.METAINFO.get('classes')
-        check_annotations(f'{path}.ann_file', ann_file, images, classes, f'{path}.metainfo.classes')
+        check_annotations(f'{path}.ann_file', ann_file, images, classes, f'{path}.metainfo.classes', annotated)
 
 
 def check_annotations(setting: str, path: str, images: Optional[str] = None,
-                      classes: Optional[Sequence[str]] = None, classes_setting: str = 'classes') -> None:
+                      classes: Optional[Sequence[str]] = None, classes_setting: str = 'classes',
+                      annotated: bool = True) -> None:
     """Checks that ``path`` is a whole COCO file; of small files also that it fits classes and images.
 
     mmdet numbers the classes by the categories that it finds, so a class without a category would shift
@@ -65,7 +67,7 @@ def check_annotations(setting: str, path: str, images: Optional[str] = None,
         raise InputError(f'{setting} {path} is not a file: put the annotations there, or name them with '
                          f'--cfg-options {setting}=FILE')
     if os.path.getsize(path) > _PARSE_BELOW:
-        _check_large(setting, path)
+        _check_large(setting, path, annotated)
         return
     try:
         with open(path, encoding='utf-8') as file:
@@ -73,6 +75,8 @@ def check_annotations(setting: str, path: str, images: Optional[str] = None,
     except (ValueError, RecursionError) as error:
         raise InputError(f'{setting} {path} is not COCO: it is no JSON ({one_line(error)}), give a whole '
                          "annotation file in COCO's format") from error
+    if not annotated and isinstance(content, dict):
+        content.setdefault('annotations', [])
     _require_parts(setting, path, [
         part for part in _PARTS if not isinstance(content, dict) or not isinstance(content.get(part), list)])
     for part, needed in _NEEDED.items():
@@ -91,12 +95,13 @@ def check_annotations(setting: str, path: str, images: Optional[str] = None,
                          f'{len(content["images"])} are not): set data_prefix.img to the folder of the images')
 
 
-def _check_large(setting: str, path: str) -> None:
+def _check_large(setting: str, path: str, annotated: bool) -> None:
     with open(path, 'rb') as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         if content[:64].lstrip()[:1] != b'{' or content[-64:].rstrip()[-1:] != b'}':
             raise InputError(f'{setting} {path} is not COCO: it does not begin with {{ and end with }}, as a whole '
                              "annotation file in COCO's format does")
-        _require_parts(setting, path, [part for part in _PARTS if content.find(b'"%b"' % part.encode()) < 0])
+        absent = [part for part in _PARTS if content.find(b'"%b"' % part.encode()) < 0]
+        _require_parts(setting, path, [part for part in absent if annotated or part != 'annotations'])
 
 
 def _require_keys(setting: str, path: str, part: str, entries: list, needed: tuple[str, ...]) -> None:

@@ -43,6 +43,21 @@ def test_sound_data_pass(root):
     check_data(config(root), ('train', ))
 
 
+@pytest.mark.parametrize('large', [False, True])
+def test_a_test_set_without_truth_serves_detections_that_are_only_written(root, monkeypatch, large):
+    if large:
+        monkeypatch.setattr(data_checks, '_PARSE_BELOW', 8)
+    # As COCO publishes test-dev.
+    (root / 'train.json').write_text(json.dumps({key: GOOD[key] for key in ('images', 'categories')}))
+    cfg = config(root)
+    cfg.test_dataloader, cfg.test_evaluator = cfg.train_dataloader, dict(type='CocoMetric', format_only=True)
+    check_data(cfg, ('test', ))
+    cfg.test_evaluator = [dict(type='CocoMetric', format_only=True), dict(type='CocoMetric')]
+    for phase in ('train', 'test'):
+        with pytest.raises(InputError, match='it has no list of annotations'):
+            check_data(cfg, (phase, ))
+
+
 def test_a_missing_data_root_is_named(root):
     message = refusal(config(root, data_root='no/such/place'))
     assert message.startswith('train_dataloader.dataset.data_root no/such/place is not a folder')
