@@ -193,20 +193,27 @@ def calibration_table(results: Results, cells: Sequence[Cell]) -> str:
 def padding_table(results: Results, cells: Sequence[Cell]) -> str:
     """A row per cell: box AP as trained and with the statistics of the validation images, and how far off
     the trained ones are."""
+    def true(cell: Cell) -> Dict[int, float]:
+        return {seed: 100 * run['calibration']['metrics']['bbox_AP']
+                for seed, run in results.get(cell.name, {}).items()}
+
+    padded = find(cells, valid_tokens=False)
     rows = []
     for cell in cells:
-        runs = list(results.get(cell.name, {}).values())
+        runs = results.get(cell.name, {})
         if not runs:
             continue
-        true = [100 * run['calibration']['metrics']['bbox_AP'] for run in runs]
-        difference = against_cell(results, cell, find(cells, valid_tokens=False))
-        errors = [summarize([run['calibration'][key] for run in runs]) for key in ('mean_change', 'var_change')]
+        differences = (against_cell(results, cell, padded),
+                       None if cell == padded else paired_difference(true(cell), true(padded)))
+        scores = (values(results, cell, 'bbox_AP'), true(cell))
+        errors = [summarize([run['calibration'][key] for run in runs.values()])
+                  for key in ('mean_change', 'var_change')]
         rows.append(['tokens of images' if cell.valid_tokens else 'all tokens',
-                     show(summarize(list(values(results, cell, 'bbox_AP').values()))), show_difference(difference),
-                     show(summarize(true)), *(f'{error.mean:.2f}' for error in errors),
-                     ' '.join(map(str, results[cell.name]))])
+                     *(text for score, difference in zip(scores, differences)
+                       for text in (show(summarize(list(score.values()))), show_difference(difference))),
+                     *(f'{error.mean:.2f}' for error in errors), ' '.join(map(str, runs))])
     return markdown_table(['statistics count', 'box AP', 'minus all tokens', 'with true statistics',
-                           'largest error of a mean', 'of a variance', 'seeds'], rows, 'lrrrrrr')
+                           'minus all tokens', 'largest error of a mean', 'of a variance', 'seeds'], rows, 'lrrrrrrr')
 
 
 STUDY_TITLES = {

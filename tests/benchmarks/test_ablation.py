@@ -443,12 +443,15 @@ def test_padding_is_told_with_true_statistics_and_errors(finished):
         for seed in (0, 1):
             fake_result(finished / 'runs', cell, seed, ap)
             path = runs.run_folder(finished / 'runs', cell.name, seed) / 'result.json'
-            calibration = dict(mean_change=0.1 + 0.2 * seed, var_change=ap, metrics=dict(bbox_AP=ap + 0.02 * seed))
+            true = ap + 0.02 * (seed if cell.valid_tokens else 1 - seed)
+            calibration = dict(mean_change=0.1 + 0.2 * seed, var_change=ap, metrics=dict(bbox_AP=true))
             path.write_text(json.dumps(dict(json.loads(path.read_text()), calibration=calibration)))
     report.write_report(finished / 'docs.md', finished / 'runs')
     section = (finished / 'docs.md').read_text().split('## Padding')[1]
-    assert row_of(section, 'tokens of images') == ['30.0 ± 0.0', '**+10.0 ± 0.0**', '31.0 ± 1.4', '0.20', '0.30', '0 1']
-    assert row_of(section, 'all tokens') == ['20.0 ± 0.0', '–', '21.0 ± 1.4', '0.20', '0.20', '0 1']
+    # True statistics: 30 and 32 against 22 and 20, differences 8 and 12, t of 1 degree of freedom 12.706.
+    assert row_of(section, 'tokens of images') == ['30.0 ± 0.0', '**+10.0 ± 0.0**', '31.0 ± 1.4', '+10.0 ± 25.4',
+                                                    '0.20', '0.30', '0 1']
+    assert row_of(section, 'all tokens') == ['20.0 ± 0.0', '–', '21.0 ± 1.4', '–', '0.20', '0.20', '0 1']
 
 
 def test_from_layer_norm_stands_below_the_detector_it_starts_from(finished):
