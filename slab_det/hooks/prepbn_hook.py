@@ -36,7 +36,8 @@ class PRepBNHook(Hook):
     - an ``int`` counts epochs, or iterations where ``by_epoch=False``, as in mmengine's
       parameter schedulers (the ratio moves at every iteration in both cases);
     - a ``float`` from 0.0 to 1.0 is a fraction of the whole training. Mind that ``end=1`` is
-      the end of the first epoch, ``end=1.0`` the end of training.
+      the end of the first epoch, ``end=1.0`` the end of training, where the last iteration
+      still has a trace of LayerNorm that cannot be re-parameterized; a warning says so.
 
     Args:
         schedule: ``'linear'`` (the paper's), ``'cosine'`` or ``'step'``.
@@ -236,8 +237,8 @@ class PRepBNHook(Hook):
     def _warn_about_schedule(self, runner) -> None:
         if self._start == self.end_ratio:
             return
-        if self._end_iter > runner.max_iters:
-            last = self.ratio_at(runner.max_iters - 1)
+        last = self.ratio_at(runner.max_iters - 1)
+        if last != self.end_ratio:
             self._warn(
                 runner, 'end', f'end={self.end!r} lies at iteration {self._end_iter:g} but '
                 f'training ends at {runner.max_iters}, where the ratio is {last:.3g} and not '

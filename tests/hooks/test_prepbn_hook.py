@@ -465,6 +465,7 @@ def test_quiet_training_does_not_warn(make_runner, warnings_of):
 
 @pytest.mark.parametrize('scheduler', [
     dict(type='LinearLR', start_factor=0.1, begin=0, end=9, by_epoch=False),
+    dict(type='LinearLR', start_factor=0.1, begin=0, end=8, by_epoch=False),
     dict(type='LinearLR', start_factor=0.1, begin=0, end=3, by_epoch=True),
     dict(type='LinearLR', start_factor=0.1, begin=0, end=3, by_epoch=True,
          convert_to_iter_based=True),
@@ -474,6 +475,14 @@ def test_quiet_training_does_not_warn(make_runner, warnings_of):
 def test_schedule_shorter_than_warmup_warns(make_runner, warnings_of, scheduler):
     message, = warnings_of(make_runner([PRepBNHook(end=2)], param_scheduler=[scheduler]))
     assert 'arrives at iteration 8, before the learning rate has warmed up at' in message
+
+
+@pytest.mark.parametrize('end, warned', [(16, True), (15, False)])
+def test_a_schedule_must_arrive_before_the_last_iteration(make_runner, warnings_of, end, warned):
+    # Counted from 0, iteration 15 of 16 is the last, and its ratio is that of the last checkpoint.
+    messages = warnings_of(make_runner([PRepBNHook(end=end, by_epoch=False)]))
+    assert [f'end={end} lies at iteration {end} but training ends at 16, where the ratio is 0.0625 and not 0'
+            in message for message in messages] == [True] * warned
 
 
 def test_schedule_longer_than_training_warns(make_runner, warnings_of):
