@@ -220,7 +220,7 @@ def sites_to_calibrate(model: nn.Module,
         raise ValueError(
             f'the statistics of all {len(frozen)} BatchNorm of {type(model).__name__} are frozen '
             '(norm_eval or frozen_stages): leave them so, or calibrate them knowingly with '
-            'include_frozen=True.')
+            'include_frozen=True (--include-frozen of tools/calibrate_bn.py).')
     raise ValueError(f'{type(model).__name__} has no BatchNorm to calibrate: use '
                      "norm_cfg=dict(type='PRepBN'); a re-parameterized model was calibrated before.")
 

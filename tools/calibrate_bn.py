@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 
 from slab_det.cli import (InputError, add_config_arguments, check_data, check_fit, check_model, load_config,
-                          read_checkpoint, run, whole_file, writable_folder)
+                          read_checkpoint, run, writable_folder, write_checkpoint)
 
 
 def parse_args() -> argparse.Namespace:
@@ -107,12 +107,10 @@ def main(args: argparse.Namespace) -> None:
     if report.passes == args.max_passes > 1 and report.residual > args.tolerance:
         print(f'the statistics still change by {report.residual:.2g}: raise --max-passes')
 
-    import torch
     averaged_too(content)
     meta = {key: value for key, value in (content.get('meta') or {}).items()}
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(out, '--out') as part:
-        torch.save(dict(state_dict={key: value.cpu() for key, value in model.state_dict().items()}, meta=meta), part)
+    weights = {key: value.cpu() for key, value in model.state_dict().items()}
+    write_checkpoint(out, dict(state_dict=weights, meta=meta), '--out')
     print(f'wrote {out} for testing, deployment and load_from, not for --resume: it holds no state of the optimizer')
 
 

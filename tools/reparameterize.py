@@ -7,7 +7,7 @@ import argparse
 from pathlib import Path
 
 from slab_det.cli import (InputError, add_config_arguments, check_checkpoint, check_fit, check_model, load_config,
-                          read_checkpoint, run, whole_file, writable_folder, write_text)
+                          read_checkpoint, run, writable_folder, write_checkpoint, write_text)
 
 #: Images, height x width, that the networks are compared on: whole windows, and odd.
 SIZES = ((224, 224), (250, 333))
@@ -82,13 +82,11 @@ def main(args: argparse.Namespace) -> None:
         print('  (--drop-layer-norm: it includes what the LayerNorm branch contributed)')
     print_costs(model, twin, args.shape)
 
-    import torch
     name = Path(args.config).stem
     checkpoint, config = folder / f'{name}_deploy.pth', folder / f'{name}_deploy.py'
     meta = {key: value for key, value in (content.get('meta') or {}).items() if key != 'cfg'}
     weights = dict(state_dict=twin.state_dict(), meta=meta)
-    with whole_file(checkpoint, '--out') as part:
-        torch.save(weights, part)
+    write_checkpoint(checkpoint, weights, '--out')
     write_text(config, new_cfg.pretty_text, '--out')
     print(f'wrote {checkpoint}\nwrote {config}')
 

@@ -3,7 +3,8 @@
 import argparse
 
 from slab_det.cli import (InputError, add_runner_arguments, check_amp, check_data, check_fit, check_hooks,
-                          check_model, check_resume, choose_work_dir, load_config, prepare_launcher, run)
+                          check_model, check_resume, choose_work_dir, load_config, prepare_launcher, run,
+                          warn_of_missing_hook)
 
 
 def parse_args() -> argparse.Namespace:
@@ -45,6 +46,7 @@ def main(args: argparse.Namespace) -> None:
         check_resume(cfg, model)
     elif cfg.get('load_from'):
         check_fit(cfg.load_from, model, 'load_from', whole=False)
+    warn_of_missing_hook(cfg, model)
     del model
     prepare_launcher(cfg, args.launcher, args.local_rank)
 

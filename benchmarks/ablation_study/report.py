@@ -20,6 +20,8 @@ AGAINST = ('LN', 'BN')
 
 #: Cell name -> seed -> contents of the result file.
 Results = Dict[str, Dict[int, dict]]
+#: Title of a column of differences, and the cell whose runs of the same seeds are subtracted.
+Baseline = Tuple[str, Callable[[Cell], Optional[Cell]]]
 
 
 def load_results(work_dir: Path, cells: Sequence[Cell]) -> Results:
@@ -31,6 +33,11 @@ def load_results(work_dir: Path, cells: Sequence[Cell]) -> Results:
         found = {seed: read_result(work_dir, cell.name, seed) for seed in seeds}
         results[cell.name] = {seed: result for seed, result in found.items() if result is not None}
     return results
+
+
+def find(cells: Sequence[Cell], **settings) -> Optional[Cell]:
+    """The first cell with these settings."""
+    return next((cell for cell in cells if all(getattr(cell, key) == value for key, value in settings.items())), None)
 
 
 def values(results: Results, cell: Cell, metric: str) -> Dict[int, float]:
@@ -61,35 +68,50 @@ def metrics_of(results: Results, cells: Sequence[Cell]) -> List[str]:
     return [name for name in METRIC_TITLES if name in names]
 
 
-def score_table(results: Results, cells: Sequence[Cell], first: str, label: Callable[[Cell], str]) -> str:
-    """A row per cell: mean and spread of every metric."""
+def score_table(results: Results, cells: Sequence[Cell], first: str, label: Callable[[Cell], str],
+                against: Sequence[Baseline] = ()) -> str:
+    """A row per cell: mean and spread of every metric, and the differences in box AP to other cells."""
     metrics = metrics_of(results, cells)
-    header = [first, 'attention', *(METRIC_TITLES[name] for name in metrics), 'seeds', 'CPU min']
+    header = [first, 'attention', *(METRIC_TITLES[name] for name in metrics), *(title for title, _ in against),
+              'seeds', 'CPU min']
     rows = []
     for cell in cells:
         runs = results.get(cell.name, {})
         minutes = summarize([run['cpu_seconds'] / 60 for run in runs.values() if run['cpu_seconds'] is not None])
         scores = [show(summarize(list(values(results, cell, name).values()))) for name in metrics]
+        differences = [show_difference(against_cell(results, cell, baseline(cell))) for _, baseline in against]
         rows.append([
-            label(cell), cell.attention, *scores,
+            label(cell), cell.attention, *scores, *differences,
             ' '.join(map(str, runs)) or 'none yet', NONE if minutes is None else f'{minutes.mean:.1f}'])
     return markdown_table(header, rows, 'll' + 'r' * (len(header) - 2))
 
 
-def difference_table(results: Results, cells: Sequence[Cell], metric: str = 'bbox_AP') -> str:
-    """A row per norm and attention: difference to LayerNorm and BatchNorm of the same seed."""
-    by_setting = {(cell.norm, cell.attention): cell for cell in cells}
-    against = [norm for norm in AGAINST if any(cell.norm == norm for cell in cells)]
-    rows = []
-    for (norm, attention), cell in by_setting.items():
-        if norm == 'LN':
-            continue
-        row = [norm, attention]
-        for other in against:
-            difference = None if other == norm else paired_difference(
-                values(results, cell, metric), values(results, by_setting[other, attention], metric))
-            row.append(show_difference(difference))
-        rows.append(row)
+def against_cell(results: Results, cell: Cell, other: Optional[Cell]) -> Optional[Difference]:
+    """By how much the box AP of ``cell`` exceeds that of ``other`` in runs of the same seeds; None without
+    ``other`` and for the cell itself."""
+    if other is None or other == cell:
+        return None
+    return paired_difference(values(results, cell, 'bbox_AP'), values(results, other, 'bbox_AP'))
+
+
+def difference_table(results: Results, cells: Sequence[Cell]) -> str:
+    """A row per norm and attention: difference to LayerNorm and BatchNorm of the same seed; then a row per
+    norm with the pairs of both attentions together."""
+    norms = list(dict.fromkeys(cell.norm for cell in cells))
+    against = [norm for norm in AGAINST if norm in norms]
+
+    def pairs(norm: str, attentions: Sequence[str]) -> Dict[Tuple[str, int], float]:
+        return {(attention, seed): ap for attention in attentions
+                for seed, ap in values(results, find(cells, norm=norm, attention=attention), 'bbox_AP').items()}
+
+    def difference(norm: str, other: str, attentions: Sequence[str]) -> str:
+        if norm == other:
+            return NONE
+        return show_difference(paired_difference(pairs(norm, attentions), pairs(other, attentions)))
+
+    rows = [[norm, ' and '.join(attentions), *(difference(norm, other, attentions) for other in against)]
+            for attentions in (*((attention,) for attention in ATTENTIONS), ATTENTIONS)
+            for norm in norms if norm != 'LN']
     return markdown_table(['norm', 'attention', *(f'minus {norm}' for norm in against)], rows,
                           'll' + 'r' * len(against))
 
@@ -138,6 +160,19 @@ def _label(study: str) -> Tuple[str, Callable[[Cell], str]]:
     }[study]
 
 
+def _baselines(study: str, cells: Sequence[Cell]) -> List[Baseline]:
+    """What the cells of a study are compared with."""
+    return {
+        'schedule': [('minus 80%', lambda cell: find(cells, ratio_end=0.8))],
+        'batch': [('minus LN', lambda cell: find(cells, norm='LN', batch=cell.batch))],
+        'norm_eval': [('minus moving', lambda cell: find(cells, norm=cell.norm, norm_eval=False))],
+        'from_ln': [('minus the start', lambda cell: find(cells, study='grid')),
+                    ('minus new', lambda cell: cell.start and find(cells, study='from_ln', fit_layer_norm=False,
+                                                                   norm_eval=False))],
+        'length': [('minus LN', lambda cell: find(cells, norm='LN', length=cell.length))],
+    }[study]
+
+
 def calibration_table(results: Results, cells: Sequence[Cell]) -> str:
     """A row per cell: box AP before and after, of the same seeds, and by how much statistics moved."""
     by_name = {cell.name: cell for cell in grid()}
@@ -158,18 +193,27 @@ def calibration_table(results: Results, cells: Sequence[Cell]) -> str:
 def padding_table(results: Results, cells: Sequence[Cell]) -> str:
     """A row per cell: box AP as trained and with the statistics of the validation images, and how far off
     the trained ones are."""
+    def true(cell: Cell) -> Dict[int, float]:
+        return {seed: 100 * run['calibration']['metrics']['bbox_AP']
+                for seed, run in results.get(cell.name, {}).items()}
+
+    padded = find(cells, valid_tokens=False)
     rows = []
     for cell in cells:
-        runs = list(results.get(cell.name, {}).values())
+        runs = results.get(cell.name, {})
         if not runs:
             continue
-        true = [100 * run['calibration']['metrics']['bbox_AP'] for run in runs]
-        errors = [summarize([run['calibration'][key] for run in runs]) for key in ('mean_change', 'var_change')]
+        differences = (against_cell(results, cell, padded),
+                       None if cell == padded else paired_difference(true(cell), true(padded)))
+        scores = (values(results, cell, 'bbox_AP'), true(cell))
+        errors = [summarize([run['calibration'][key] for run in runs.values()])
+                  for key in ('mean_change', 'var_change')]
         rows.append(['tokens of images' if cell.valid_tokens else 'all tokens',
-                     show(summarize(list(values(results, cell, 'bbox_AP').values()))), show(summarize(true)),
-                     *(f'{error.mean:.2f}' for error in errors), ' '.join(map(str, results[cell.name]))])
-    return markdown_table(['statistics count', 'box AP', 'with true statistics', 'largest error of a mean',
-                           'of a variance', 'seeds'], rows)
+                     *(text for score, difference in zip(scores, differences)
+                       for text in (show(summarize(list(score.values()))), show_difference(difference))),
+                     *(f'{error.mean:.2f}' for error in errors), ' '.join(map(str, runs))])
+    return markdown_table(['statistics count', 'box AP', 'minus all tokens', 'with true statistics',
+                           'minus all tokens', 'largest error of a mean', 'of a variance', 'seeds'], rows, 'lrrrrrrr')
 
 
 STUDY_TITLES = {
@@ -200,7 +244,8 @@ def _study_section(results: Results, study: str) -> List[str]:
                 'of the backbone and their channels, averaged over seeds.', '']
     if study == 'from_ln':
         cells = [cell for cell in grid() if cell.name == cells[0].start] + cells
-    lines = [f'## {STUDY_TITLES[study]}', '', score_table(results, cells, *_label(study)), '']
+    lines = [f'## {STUDY_TITLES[study]}', '', score_table(results, cells, *_label(study), _baselines(study, cells)), '',
+             'Differences are in box AP between runs of the same seed, as above.', '']
     if study == 'norm_eval':
         lines += [f'Each went on for {iterations(cells[0])} iterations from the grid\'s detector of its seed, at a '
                   'tenth of the learning rate.', '']

@@ -6,7 +6,7 @@ import time
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Optional
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional
 
 from slab_det.cli import InputError, whole_file, write_text
 
@@ -114,7 +114,7 @@ def _train(work_dir: Path, cell: Cell, seed: int, threads: int, folder: Path) ->
         # Over the images it is evaluated on, one by one: what the statistics should have been. The neck's
         # BatchNorm counts padding with and without the hook.
         result['calibration'] = _recompute(make_config(cell, seed, folder / 'recomputed'), folder / 'final.pth',
-                                           runner.val_dataloader, part='backbone.')
+                                           lambda: runner.val_dataloader, part='backbone.')
     return result
 
 
@@ -123,16 +123,20 @@ def _calibrate(cell: Cell, seed: int, folder: Path, start: Path) -> Dict[str, An
     from slab_det.hooks.calibration_data import calibration_loader, images_as_tested
 
     cfg = make_config(replace(cell, study='grid', start=None), seed, folder)
-    images = images_as_tested(cfg.train_dataloader, cfg.val_dataloader)
-    found = _recompute(cfg, start, calibration_loader(images, CALIBRATION_IMAGES))
+
+    def images():
+        return calibration_loader(images_as_tested(cfg.train_dataloader, cfg.val_dataloader), CALIBRATION_IMAGES)
+
+    found = _recompute(cfg, start, images)
     return dict(settings=dict(asdict(cell), seed=seed, iterations=0), metrics=found.pop('metrics'), finite=True,
                 cpu_seconds=time.process_time(), curves=dict(training=[], evaluations=[]), calibration=found)
 
 
-def _recompute(cfg, checkpoint: Path, images, part: str = '') -> Dict[str, Any]:
+def _recompute(cfg, checkpoint: Path, images: Callable[[], Iterable], part: str = '') -> Dict[str, Any]:
     """Make the statistics of a detector those of ``images`` and evaluate it.
 
     Args:
+        images: returns the batches, once the Runner has made mmdet's transforms known.
         part: the largest changes are over norms whose name begins with it.
     """
     import torch
@@ -142,7 +146,7 @@ def _recompute(cfg, checkpoint: Path, images, part: str = '') -> Dict[str, Any]:
     cfg.resume = False  # or the evaluation begins with the last checkpoint
     runner = Runner.from_cfg(cfg)
     runner.model.load_state_dict(torch.load(checkpoint, map_location='cpu', weights_only=True)['state_dict'])
-    report = calibrate_batch_norm(runner.model, images)
+    report = calibrate_batch_norm(runner.model, images())
     print(report.summary())
     means, variances = ([change for name, change in changes.items() if name.startswith(part)]
                         for changes in (report.mean_change, report.var_change))

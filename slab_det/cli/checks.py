@@ -1,6 +1,7 @@
 """Checks of what a tool was given, made before the Runner so that a refusal leaves nothing behind."""
 
 import os
+import sys
 import warnings
 from pathlib import Path
 from typing import Optional, Sequence
@@ -84,6 +85,33 @@ def check_hooks(cfg, config: str) -> None:
                              f'{one_line(error)}') from error
 
 
+def warn_of_missing_hook(cfg, model) -> None:
+    """Says on stderr where nothing would move the ratio of PRepBN, which otherwise shows after the training.
+
+    Args:
+        cfg: the config.
+        model: a throw-away model with the weights of ``load_from`` or the resumed checkpoint.
+    """
+    from mmengine.registry import HOOKS
+
+    from ..hooks import PRepBNHook
+    from ..layers import prepbn_modules
+    kinds = [hook.get('type') for hook in [*(cfg.get('custom_hooks') or []), *(cfg.get('default_hooks') or {}).values()]
+             if hook is not None]
+    with HOOKS.switch_scope_and_registry(cfg.get('default_scope', 'mmdet')) as registry:
+        found = [registry.get(kind) if isinstance(kind, str) else kind for kind in kinds]
+    if any(isinstance(kind, type) and issubclass(kind, PRepBNHook) for kind in found):
+        return
+    model.train()
+    # Frozen statistics (norm_eval) are for finished checkpoints.
+    left = [norm for norm in prepbn_modules(model) if norm.repbn.bn.training and norm.ratio > 0]
+    if left and int(os.environ.get('RANK', 0)) == 0:
+        finished = ', unless that of the checkpoint in init_cfg is 0' if any(_pretrained(cfg.model, '')) else ''
+        print(f'warning: custom_hooks has no PRepBNHook: the ratio of {len(left)} PRepBN stays at '
+              f'{float(left[0].ratio):.3g}{finished}, and the detector keeps its LayerNorm; add '
+              "dict(type='PRepBNHook', schedule='linear', end=0.8) to custom_hooks", file=sys.stderr)
+
+
 def check_data(cfg, phases: Sequence[str]) -> None:
     """Checks data roots, annotation files and image folders of the phases' data sets and evaluators.
 
@@ -92,16 +120,19 @@ def check_data(cfg, phases: Sequence[str]) -> None:
     """
     from .data_checks import check_annotations, check_dataset, datasets_of
     for phase in phases:
+        evaluators = (cfg.get(f'{phase}_evaluator') if phase != 'train' else None) or []
+        single = isinstance(evaluators, dict)
+        evaluators = [evaluators] if single else evaluators
+        # Detections that are only written need no truth, which COCO does not publish for test-dev.
+        annotated = not evaluators or not all(evaluator.get('format_only') for evaluator in evaluators)
         loader = cfg.get(f'{phase}_dataloader')
         if loader is not None:
             for path, dataset in datasets_of(loader.get('dataset'), f'{phase}_dataloader.dataset'):
-                check_dataset(path, dataset)
-        evaluators = cfg.get(f'{phase}_evaluator') if phase != 'train' else None
-        single = isinstance(evaluators, dict)
-        for index, evaluator in enumerate([evaluators] if single else evaluators or []):
+                check_dataset(path, dataset, annotated)
+        for index, evaluator in enumerate(evaluators):
             path = f'{phase}_evaluator' if single else f'{phase}_evaluator.{index}'
             if evaluator.get('type') == 'CocoMetric' and evaluator.get('ann_file'):
-                check_annotations(f'{path}.ann_file', evaluator['ann_file'])
+                check_annotations(f'{path}.ann_file', evaluator['ann_file'], annotated=annotated)
 
 
 def _pretrained(node, path: str):

@@ -1,7 +1,6 @@
 """Converting a checkpoint file to this package's names."""
 import importlib
 import os
-import tempfile
 from typing import Any, Dict, NamedTuple, Optional, Tuple
 
 import torch
@@ -11,6 +10,7 @@ from .. import models
 from ..checkpoints import (CheckpointError, Family, LoadReport, convert_state_dict, detect_family,
                            read_checkpoint, select_state_dict, stored_grid_sizes, to_our_names)
 from .errors import InputError
+from .files import write_checkpoint
 
 
 class Conversion(NamedTuple):
@@ -97,7 +97,7 @@ def save_checkpoint(conversion: Conversion, path: str) -> None:
     """Write the weights and what they are of to ``path``, whole or not at all.
 
     Raises:
-        InputError: the folder does not exist.
+        InputError: the folder does not exist, or the file cannot be written.
     """
     folder = os.path.dirname(os.path.abspath(path))
     if not os.path.isdir(folder):
@@ -105,18 +105,7 @@ def save_checkpoint(conversion: Conversion, path: str) -> None:
     content = dict(state_dict=conversion.weights,
                    meta=dict(family=conversion.family.name, arch=conversion.arch,
                              arguments=conversion.arguments, grid_sizes=conversion.grid_sizes))
-    handle, part = tempfile.mkstemp(dir=folder, suffix='.part')
-    os.close(handle)
-    try:
-        torch.save(content, part)
-        # mkstemp makes files that only the owner reads.
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(part, 0o666 & ~mask)
-        os.replace(part, path)
-    finally:
-        if os.path.exists(part):
-            os.remove(part)
+    write_checkpoint(path, content, 'DST')
 
 
 def _arch_name(network: type, arguments: Dict[str, Any]) -> Optional[str]:

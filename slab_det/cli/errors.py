@@ -17,14 +17,17 @@ class InputError(ValueError):
 def run(main: Callable[[Namespace], None], args: Namespace) -> None:
     """Calls ``main(args)``; an error that says all by itself ends the process in one sentence.
 
-    These are :class:`InputError`, ``ImportError`` and ``ValueError`` raised inside slab_det. Anything
-    else is a fault, and keeps its trace. With ``args.traceback`` every error does.
+    These are :class:`InputError`, ``ImportError`` and ``ValueError`` raised inside slab_det, and Ctrl-C.
+    Anything else is a fault, and keeps its trace. With ``args.traceback`` every error does.
     """
     if args.traceback:
         main(args)
         return
     try:
         main(args)
+    except KeyboardInterrupt:
+        print('\nerror: interrupted', file=sys.stderr)  # a progress bar has left its line open
+        sys.exit(130)  # as shells count an end by Ctrl-C
     except (ImportError, ValueError) as error:
         if not isinstance(error, InputError) and not _raised_by_us(error):
             raise

@@ -2,9 +2,9 @@
 import os
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Iterator, Union
+from typing import Any, Iterator, Union
 
-from .errors import InputError
+from .errors import InputError, one_line
 
 
 @contextmanager
@@ -32,6 +32,16 @@ def write_text(path: Union[str, Path], text: str, argument: str) -> None:
     """Write a text as :func:`whole_file` does, with the same errors."""
     with whole_file(path, argument) as part:
         part.write_text(text, encoding='utf-8')
+
+
+def write_checkpoint(path: Union[str, Path], content: Any, argument: str) -> None:
+    """Write ``content`` with torch.save as :func:`whole_file` does, with the same errors."""
+    import torch
+    with whole_file(path, argument) as part, part.open('wb') as file:
+        try:
+            torch.save(content, file)
+        except RuntimeError as error:  # what torch makes of a disk that is full
+            raise OSError(f'the disk may be full ({one_line(error)})') from error
 
 
 def writable_folder(path: Union[str, Path], argument: str) -> Path:

@@ -1,4 +1,5 @@
 """Hook that recomputes BatchNorm statistics, and the phase of training that updates them alone."""
+from functools import partial
 from numbers import Real
 from typing import Any, List, Mapping, Optional, Union
 
@@ -15,7 +16,7 @@ from ..layer_norm_fit import fit_repbn_to_layer_norm
 from .calibration_data import calibration_loader, check_dataset, images_as_tested, progress_bar
 from .prepbn_hook import PRepBNHook
 from .random_states import capture_states, restore_states
-from .training_points import check_flag, check_point, is_count, to_iterations
+from .training_points import check_flag, check_only_one, check_point, is_count, to_iterations
 
 STATE_KEY = 'bn_calibration'
 
@@ -62,7 +63,7 @@ class BNCalibrationHook(Hook):
 
     Raises:
         ValueError: an argument is out of its range; when training begins, all statistics are
-            frozen, or the images cannot be found.
+            frozen, the images cannot be found, or there is a second such hook.
     """
     # After PRepBNHook (LOW), before CheckpointHook (VERY_LOW) saves.
     priority = 80
@@ -154,6 +155,7 @@ class BNCalibrationHook(Hook):
     # ---------------------------------------------------------------- training
 
     def before_train(self, runner) -> None:
+        check_only_one(self, runner)
         model = _unwrap(runner.model)
         self._found, self._at_the_end = None, False
         if self.at_end or (self.at_val and runner.val_loop is not None):
@@ -169,7 +171,8 @@ class BNCalibrationHook(Hook):
         self._find_images(runner)
         states = capture_states()
         try:
-            explained = fit_repbn_to_layer_norm(model, self._loader, progress=progress_bar)
+            progress = partial(progress_bar, title='fit to LayerNorm')
+            explained = fit_repbn_to_layer_norm(model, self._loader, progress=progress)
         finally:
             restore_states(states)
         worst = min(explained, key=explained.get)

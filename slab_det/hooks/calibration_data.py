@@ -24,8 +24,8 @@ def images_as_tested(train_dataloader: Optional[Mapping[str, Any]],
     for name, loader in (('train_dataloader', train_dataloader), ('test_dataloader', test_dataloader)):
         if not isinstance(loader, Mapping):
             raise ValueError(f'{name} is {type(loader).__name__} and no config, so that the images to '
-                             'calibrate with cannot be found: give them as dataset=dict(...), with the '
-                             'pipeline of the test.')
+                             'calibrate with cannot be found: make it one, or (in BNCalibrationHook) give '
+                             'them as dataset=dict(...), with the pipeline of the test.')
     pipeline = next(_plain(test_dataloader['dataset']), {}).get('pipeline')
     configs = list(_plain(train_dataloader['dataset']))
     if pipeline is None or not configs:
@@ -73,12 +73,12 @@ def calibration_loader(dataset: Any, num_images: int, num_workers: int = 0) -> D
         generator=torch.Generator().manual_seed(0))
 
 
-def progress_bar(batches: DataLoader, number: int) -> Iterable[Any]:
-    """Yield ``batches``, of pass ``number``; the first process shows how far it is."""
+def progress_bar(batches: DataLoader, number: int, title: str = 'calibration') -> Iterable[Any]:
+    """Yield ``batches``, of pass ``number``; the first process shows how far ``title`` is."""
     if not is_main_process() or not len(batches):
         yield from batches
         return
-    print(f'calibration, pass {number}')
+    print(f'{title}, pass {number}')
     # mmengine would take the standard output from when it was imported.
     bar = ProgressBar(len(batches), file=sys.stdout)
     for batch in batches:

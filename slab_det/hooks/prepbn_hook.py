@@ -11,7 +11,7 @@ from torch import nn
 
 from slab_det.layers import PRepBN, prepbn_modules
 from .ratio_schedule import SCHEDULES, scheduled_ratio
-from .training_points import check_flag, check_point, is_count, to_iterations
+from .training_points import check_flag, check_only_one, check_point, is_count, to_iterations
 
 STATE_KEY = 'prepbn_hook'
 #: A running variance that has grown by more than this since the first look is running away.
@@ -36,7 +36,8 @@ class PRepBNHook(Hook):
     - an ``int`` counts epochs, or iterations where ``by_epoch=False``, as in mmengine's
       parameter schedulers (the ratio moves at every iteration in both cases);
     - a ``float`` from 0.0 to 1.0 is a fraction of the whole training. Mind that ``end=1`` is
-      the end of the first epoch, ``end=1.0`` the end of training.
+      the end of the first epoch, ``end=1.0`` the end of training, where the last iteration
+      still has a trace of LayerNorm that cannot be re-parameterized; a warning says so.
 
     Args:
         schedule: ``'linear'`` (the paper's), ``'cosine'`` or ``'step'``.
@@ -58,8 +59,8 @@ class PRepBNHook(Hook):
 
     Raises:
         ValueError: an argument is out of its range, ``end`` does not lie after ``begin``, the
-            model has no PRepBN, its PRepBN modules disagree about the ratio, or the length of
-            training is needed and not known.
+            model has no PRepBN, its PRepBN modules disagree about the ratio, there is a second such hook,
+            or the length of training is needed and not known.
     """
     # After EMAHook (NORMAL) has averaged or swapped, before CheckpointHook (VERY_LOW) saves.
     priority = 'LOW'
@@ -132,6 +133,7 @@ class PRepBNHook(Hook):
     # ---------------------------------------------------------------- training
 
     def before_train(self, runner) -> None:
+        check_only_one(self, runner)
         self._modules = prepbn_modules(_unwrap(runner.model))
         if not self._modules:
             if not self.allow_missing:
@@ -235,12 +237,11 @@ class PRepBNHook(Hook):
     def _warn_about_schedule(self, runner) -> None:
         if self._start == self.end_ratio:
             return
-        # Iterations count from 0, so that end=1.0 lies behind the last one.
-        if self._end_iter > runner.max_iters - 1:
-            last = self.ratio_at(runner.max_iters - 1)
+        last = self.ratio_at(runner.max_iters - 1)
+        if last != self.end_ratio:
             self._warn(
-                runner, 'end', f'end={self.end!r} lies at iteration {self._end_iter:g} but the last '
-                f'iteration of training is {runner.max_iters - 1}, where the ratio is {last:.3g} and not '
+                runner, 'end', f'end={self.end!r} lies at iteration {self._end_iter:g} but '
+                f'training ends at {runner.max_iters}, where the ratio is {last:.3g} and not '
                 f'{self.end_ratio:g}: lower end (0.8 is four fifths of training).')
         warmup = _warmup_end(runner)
         if self._end_iter <= warmup:

@@ -173,9 +173,9 @@ class RandomStateHook(Hook):
                 f'RandomStateHook: {problem}; random numbers and the order of the data will not '
                 'be those of an uninterrupted run.')
             return None
-        runner.logger.info(
-            f'RandomStateHook: goes on in pass {loaded["epoch"]} of the data after '
-            f'{loaded["batches"]} of {loaded["batches_per_epoch"]} batches.')
+        # Counted from 1, as the epochs of the log. A pass of an infinite sampler has no end.
+        runner.logger.info(f'RandomStateHook: goes on in pass {loaded["epoch"] + 1} of the data after '
+                           f'{loaded["batches"]} of its batches.')
         return loaded
 
     def _position(self, runner) -> Tuple[int, int]:

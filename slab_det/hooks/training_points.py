@@ -4,6 +4,8 @@ from collections.abc import Sized
 from numbers import Integral, Real
 from typing import Any, Union
 
+from mmengine.hooks import Hook
+
 
 def is_count(value: Any) -> bool:
     """Whether ``value`` is a whole number; True and False are not."""
@@ -35,6 +37,19 @@ def check_point(name: str, value: Any) -> None:
     elif not 0 <= value <= 1:
         raise ValueError(f'{name}={value} is no fraction of training (0.0 to 1.0): a number of '
                          'epochs or iterations must be a whole number.')
+
+
+def check_only_one(hook: Hook, runner) -> None:
+    """Check that ``runner`` has no second hook of the class of ``hook``, such as one from the inherited
+    ``custom_hooks``; both would work on the same norms, and the last one would win unnoticed.
+
+    Raises:
+        ValueError: it has.
+    """
+    count = sum(isinstance(other, type(hook)) for other in runner.hooks)
+    if count > 1:
+        raise ValueError(f'custom_hooks has {count} {type(hook).__name__}, which would undo each other\'s '
+                         'work: keep one of them and give it all the settings.')
 
 
 def to_iterations(name: str, value: Union[int, float], by_epoch: bool, runner) -> float:

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from argparse import Namespace
+from collections import OrderedDict
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from mmengine.registry import DefaultScope
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / 'benchmarks'
 sys.path.insert(0, str(BENCHMARKS))
@@ -263,6 +265,8 @@ def test_a_run_leaves_its_result_and_its_weights_and_is_not_repeated(tmp_path, m
     runs.train(tmp_path, cell, 3, 1, 'this machine')
     assert (folder / 'result.json').stat().st_mtime_ns == written
 
+    # In a process of its own, where no Runner has set the default scope yet.
+    monkeypatch.setattr(DefaultScope, '_instance_dict', OrderedDict())
     calibrated = replace(cell, study='calibration', start=cell.name)
     runs.train(tmp_path, calibrated, 3, 1, 'this machine')
     result = runs.read_result(tmp_path, calibrated.name, 3)
@@ -272,7 +276,7 @@ def test_a_run_leaves_its_result_and_its_weights_and_is_not_repeated(tmp_path, m
     # Recomputed statistics are evaluated, not those of a checkpoint that lies there.
     cfg = grid.make_config(cell, 3, folder)
     assert cfg.resume
-    found = runs._recompute(cfg, folder / 'final.pth', validation_images(cfg), part='backbone.')
+    found = runs._recompute(cfg, folder / 'final.pth', lambda: validation_images(cfg), part='backbone.')
     assert found['images'] == 2 and found['mean_change'] > 0 and set(found['metrics']) == set(result['metrics'])
 
 
@@ -372,9 +376,21 @@ def test_the_report_gives_means_spreads_and_what_is_missing(finished):
     bccd = differences.split('## ')[0]
     assert row_of(bccd, 'PRepBN', 'SLA') == ['**+1.0 ± 0.0**', '+6.0 (one seed)']
     assert row_of(bccd, 'BN', 'SLA') == ['-5.0 (one seed)', '–']
+    assert row_of(bccd, 'PRepBN', 'softmax and SLA') == row_of(bccd, 'PRepBN', 'SLA')
     assert '**17 of 24 runs are not trained yet**' in scores
     assert 'The loss was not finite in: grid-bccd-BN-SLA seed 0.' in text
     assert '> a machine' in text
+
+
+def test_pairs_of_both_attentions_are_taken_together(finished):
+    for seed, (ln, prepbn) in enumerate([(0.50, 0.51), (0.70, 0.73)]):
+        fake_result(finished / 'runs', cell_of('LN', 'softmax'), seed, ln)
+        fake_result(finished / 'runs', cell_of('PRepBN', 'softmax'), seed, prepbn)
+    report.write_report(finished / 'docs.md', finished / 'runs')
+    differences = (finished / 'docs.md').read_text().split('Differences in box AP', 1)[1].split('## ')[0]
+    # Differences 1, 1, 1 (SLA), 1 and 3 (softmax): mean 1.4, variance 0.8, t of 4 degrees of freedom 2.776.
+    assert row_of(differences, 'PRepBN', 'softmax and SLA')[0] == '**+1.4 ± 1.1**'
+    assert row_of(differences, 'PRepBN', 'softmax')[0] == '+2.0 ± 12.7'
 
 
 def test_the_report_draws_its_curves(finished):
@@ -406,6 +422,8 @@ def test_studies_appear_beside_the_point_that_the_grid_has(finished):
     section = (finished / 'docs.md').read_text().split('## When the ratio reaches 0')[1].split('## ')[0]
     assert row_of(section, f'{cell.ratio_end:.0%} of the training', 'SLA')[0] == '20.0'
     assert row_of(section, '80% of the training', 'SLA')[0] == '33.0 ± 2.0'
+    # 20 against 31 of seed 0.
+    assert row_of(section, f'{cell.ratio_end:.0%} of the training', 'SLA')[2] == '-11.0 (one seed)'
 
 
 def test_longer_runs_stand_beside_the_usual_ones(finished):
@@ -416,6 +434,8 @@ def test_longer_runs_stand_beside_the_usual_ones(finished):
     section = (finished / 'docs.md').read_text().split('built-in data set, trained longer')[1]
     rows = {name: row_of(section, name, 'SLA')[0] for name in ('LN, 400', 'LN, 1200', 'PRepBN, 400', 'PRepBN, 1200')}
     assert rows == {'LN, 400': '30.0', 'LN, 1200': '60.0', 'PRepBN, 400': '25.0', 'PRepBN, 1200': '50.0'}
+    assert row_of(section, 'PRepBN, 400', 'SLA')[2] == '-5.0 (one seed)'
+    assert row_of(section, 'PRepBN, 1200', 'SLA')[2] == '-10.0 (one seed)'
 
 
 def test_padding_is_told_with_true_statistics_and_errors(finished):
@@ -423,12 +443,15 @@ def test_padding_is_told_with_true_statistics_and_errors(finished):
         for seed in (0, 1):
             fake_result(finished / 'runs', cell, seed, ap)
             path = runs.run_folder(finished / 'runs', cell.name, seed) / 'result.json'
-            calibration = dict(mean_change=0.1 + 0.2 * seed, var_change=ap, metrics=dict(bbox_AP=ap + 0.02 * seed))
+            true = ap + 0.02 * (seed if cell.valid_tokens else 1 - seed)
+            calibration = dict(mean_change=0.1 + 0.2 * seed, var_change=ap, metrics=dict(bbox_AP=true))
             path.write_text(json.dumps(dict(json.loads(path.read_text()), calibration=calibration)))
     report.write_report(finished / 'docs.md', finished / 'runs')
     section = (finished / 'docs.md').read_text().split('## Padding')[1]
-    assert row_of(section, 'tokens of images') == ['30.0 ± 0.0', '31.0 ± 1.4', '0.20', '0.30', '0 1']
-    assert row_of(section, 'all tokens') == ['20.0 ± 0.0', '21.0 ± 1.4', '0.20', '0.20', '0 1']
+    # True statistics: 30 and 32 against 22 and 20, differences 8 and 12, t of 1 degree of freedom 12.706.
+    assert row_of(section, 'tokens of images') == ['30.0 ± 0.0', '**+10.0 ± 0.0**', '31.0 ± 1.4', '+10.0 ± 25.4',
+                                                    '0.20', '0.30', '0 1']
+    assert row_of(section, 'all tokens') == ['20.0 ± 0.0', '–', '21.0 ± 1.4', '–', '0.20', '0.20', '0 1']
 
 
 def test_from_layer_norm_stands_below_the_detector_it_starts_from(finished):
@@ -437,8 +460,12 @@ def test_from_layer_norm_stands_below_the_detector_it_starts_from(finished):
     report.write_report(finished / 'docs.md', finished / 'runs')
     section = (finished / 'docs.md').read_text().split('## From the LayerNorm detector')[1]
     assert row_of(section, 'LayerNorm detector it starts from', 'SLA')[0] == '32.0 ± 2.0'
-    rows = [row_of(section, name, 'SLA')[0] for name in ('closest to the LayerNorm', 'new', 'new, statistics frozen')]
-    assert rows == ['31.0', '29.0', '1.0']
+    assert row_of(section, 'LayerNorm detector it starts from', 'SLA')[2:4] == ['–', '–']
+    rows = [row_of(section, name, 'SLA') for name in ('closest to the LayerNorm', 'new', 'new, statistics frozen')]
+    assert [row[0] for row in rows] == ['31.0', '29.0', '1.0']
+    # Seed 0 of the start is 30.
+    assert [row[2:4] for row in rows] == [['+1.0 (one seed)', '+2.0 (one seed)'], ['-1.0 (one seed)', '–'],
+                                          ['-29.0 (one seed)', '-28.0 (one seed)']]
 
 
 def test_calibration_is_compared_with_the_same_seeds_as_trained(finished):

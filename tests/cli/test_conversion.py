@@ -120,6 +120,6 @@ def test_nothing_is_left_where_writing_fails(small, tmp_path, monkeypatch):
         raise OSError('disk full')
 
     monkeypatch.setattr(torch, 'save', fail)
-    with pytest.raises(OSError, match='disk full'):
+    with pytest.raises(InputError, match='DST .*out.pth cannot be written: disk full'):
         save_checkpoint(found, str(folder / 'out.pth'))
     assert list(folder.iterdir()) == []

@@ -7,6 +7,7 @@ from slab_det.cli import InputError, check_data, data_checks
 from slab_det.cli.data_checks import check_annotations, datasets_of
 
 IMAGE = dict(id=1, file_name='1.png', height=4, width=4)
+BOX = dict(id=1, image_id=1, category_id=1, bbox=[0, 0, 2, 2], area=4)
 GOOD = dict(images=[IMAGE], annotations=[], categories=[dict(id=1, name='disk'), dict(id=2, name='box')])
 
 
@@ -36,6 +37,25 @@ def refusal(cfg):
 def test_sound_data_pass(root):
     check_data(config(root), ('train', 'val'))
     check_data(config(root, metainfo=dict(classes=('box', ))), ('train', ))
+    # mmdet skips what is to be ignored before it looks at the box.
+    ignored = dict(id=2, image_id=1, category_id=1, ignore=1)
+    (root / 'train.json').write_text(json.dumps(dict(GOOD, annotations=[BOX, ignored])))
+    check_data(config(root), ('train', ))
+
+
+@pytest.mark.parametrize('large', [False, True])
+def test_a_test_set_without_truth_serves_detections_that_are_only_written(root, monkeypatch, large):
+    if large:
+        monkeypatch.setattr(data_checks, '_PARSE_BELOW', 8)
+    # As COCO publishes test-dev.
+    (root / 'train.json').write_text(json.dumps({key: GOOD[key] for key in ('images', 'categories')}))
+    cfg = config(root)
+    cfg.test_dataloader, cfg.test_evaluator = cfg.train_dataloader, dict(type='CocoMetric', format_only=True)
+    check_data(cfg, ('test', ))
+    cfg.test_evaluator = [dict(type='CocoMetric', format_only=True), dict(type='CocoMetric')]
+    for phase in ('train', 'test'):
+        with pytest.raises(InputError, match='it has no list of annotations'):
+            check_data(cfg, (phase, ))
 
 
 def test_a_missing_data_root_is_named(root):
@@ -51,12 +71,28 @@ def test_missing_files_are_named(root):
     assert 'names the image 1.png' in refusal(config(root))
 
 
+def test_images_that_are_lost_anywhere_in_the_list_are_named(root):
+    (root / 'train' / 'deep').mkdir()
+    (root / 'train' / 'deep' / '2.png').write_bytes(b'')
+    images = [dict(IMAGE, id=i, file_name=name) for i, name in enumerate(['1.png', 'deep/2.png', '3.png', 'no/4.png'])]
+    (root / 'train.json').write_text(json.dumps(dict(GOOD, images=images)))
+    message = refusal(config(root))
+    assert f'names the image 3.png, which is not in {root}/train/ (2 of 4 are not)' in message
+    (root / 'train.json').write_text(json.dumps(dict(GOOD, images=images[:2])))
+    check_data(config(root), ('train', ))
+
+
 @pytest.mark.parametrize('content, reason', [
     ('', 'it is no JSON'),
     (json.dumps(GOOD)[:-20], 'it is no JSON'),
     ('[1, 2]', 'it has no list of images and annotations and categories'),
     (json.dumps(dict(images=[IMAGE], annotations={}, categories=[])), 'it has no list of annotations'),
-    (json.dumps(dict(GOOD, images=[dict(id=1)])), "its first image is {'id': 1}"),
+    (json.dumps(dict(GOOD, images=[dict(id=1)])), "number 1 of its images, {'id': 1}, has no file_name and no height"),
+    (json.dumps(dict(GOOD, images=[IMAGE, dict(id=2, file_name='1.png', height=4)])), 'number 2 of its images'),
+    (json.dumps(dict(GOOD, annotations=[BOX, dict(id=2, image_id=1, category_id=1, area=1)])), ', has no bbox: '),
+    (json.dumps(dict(GOOD, annotations=[BOX, dict(id=2, category_id=1, ignore=1)])), ', has no image_id: '),
+    (json.dumps(dict(GOOD, annotations=[7])), 'number 1 of its annotations, 7, has no id and no image_id'),
+    (json.dumps(dict(GOOD, categories=[dict(name='disk')])), "number 1 of its categories, {'name': 'disk'}, has no id"),
     (json.dumps(dict(GOOD, images=[])), 'lists no images'),
 ])
 def test_an_annotation_file_that_is_not_coco_is_refused(root, content, reason):

@@ -27,6 +27,16 @@ def test_traceback_keeps_the_error():
         run(refuse, TRACE)
 
 
+def test_ctrl_c_ends_in_one_sentence(capsys):
+    def interrupted(args):
+        raise KeyboardInterrupt
+    with pytest.raises(SystemExit) as end:
+        run(interrupted, QUIET)
+    assert end.value.code == 130 and capsys.readouterr().err == '\nerror: interrupted\n'
+    with pytest.raises(KeyboardInterrupt):
+        run(interrupted, TRACE)
+
+
 def test_a_fault_keeps_its_trace():
     def fault(args):
         raise ValueError('somewhere deep')

@@ -109,8 +109,9 @@ def no_image():
     lambda: sites_to_calibrate(Frozen(nn.BatchNorm1d(2)), False),
     lambda: ValidTokens([(32, 32), (32, 20)], (32, 32)).rows(torch.zeros(2, 7, 4)),
     lambda: PRepBNHook().before_train(SimpleNamespace(model=nn.Linear(1, 1), hooks=[])),
+    lambda: PRepBNHook().before_train(SimpleNamespace(hooks=[PRepBNHook(), PRepBNHook()])),
     no_image,
-], ids=['frozen', 'no map', 'no PRepBN', 'no image'])
+], ids=['frozen', 'no map', 'no PRepBN', 'two hooks', 'no image'])
 def test_an_error_of_the_table_is_the_one_that_is_raised(fault):
     with pytest.raises(ValueError) as error:
         fault()

@@ -344,7 +344,7 @@ def test_statistics_that_still_change_are_noticed(make_runner, monkeypatch):
     assert 'the statistics still change by' in message and 'raise max_passes' in message
 
 
-def test_the_branch_is_fitted_once_before_a_training_from_layer_norm(make_runner, tmp_path):
+def test_the_branch_is_fitted_once_before_a_training_from_layer_norm(make_runner, tmp_path, capsys):
     def hooks(watch):
         return [RandomStateHook(), PRepBNHook(), calibration(fit_layer_norm=True, at_val=False, at_end=False),
                 watch]
@@ -354,6 +354,8 @@ def test_the_branch_is_fitted_once_before_a_training_from_layer_norm(make_runner
     fitted.before_train_iter = lambda runner, *args, **kwargs: etas.append(float(runner.model.norm1.repbn.eta))
     make_runner([RandomStateHook(), PRepBNHook(), plain], seeded(), length=2).train()
     make_runner(hooks(fitted), seeded(), length=2, work_dir='run', checkpoint=dict(interval=1)).train()
+    words = capsys.readouterr().out
+    assert 'fit to LayerNorm, pass 1\n' in words and 'calibration, pass' not in words
     assert etas[0] == 0 and fitted.random == plain.random
     assert fitted.losses[0] == plain.losses[0]  # the ratio of the first iteration is 1
     assert fitted.losses[1:] != plain.losses[1:]
@@ -423,6 +425,9 @@ def test_refuses_a_training_it_could_not_calibrate_before_it_starts(make_runner)
         make_runner([calibration(), watch], Eval()).train()
     with pytest.raises(ValueError, match='give them as dataset='):
         make_runner([BNCalibrationHook(), watch]).train()
+    with pytest.raises(ValueError, match='custom_hooks has 2 BNCalibrationHook'):
+        # The second one would put the statistics of the first back for those of the training.
+        make_runner([calibration(), calibration(at_end=False), watch]).train()
     assert watch.losses == []
 
 

@@ -321,6 +321,14 @@ def test_model_without_prepbn_fails_unless_allowed(make_runner):
     make_runner([PRepBNHook(allow_missing=True)], PlainModel(), length=1).train()
 
 
+def test_a_second_hook_is_refused(make_runner):
+    # A config that inherits the hook and adds one: the last of them would decide the ratio.
+    runner = make_runner([PRepBNHook(end=0.5), PRepBNHook(end=1.0)], TinyModel())
+    with pytest.raises(ValueError, match='custom_hooks has 2 PRepBNHook.*keep one'):
+        runner.train()
+    assert ratios(runner) == []
+
+
 def test_norms_that_disagree_need_a_start(make_runner):
     model = TinyModel()
     model.norm1.set_ratio(0.5)
@@ -571,7 +579,7 @@ def test_warmup_of_any_optimizer_counts():
 def test_schedule_longer_than_training_warns(make_runner, warnings_of, arguments, where, length):
     runner = make_runner([PRepBNHook(**arguments)])
     message, = warnings_of(runner)
-    assert f'end={where} but the last iteration of training is 15' in message
+    assert f'end={where} but training ends at 16' in message
     assert f'{1 - 15 / length:.3g} and not 0' in message
     assert ratios(runner)[-1] == pytest.approx(1 - 15 / length)  # it is as the warning says
 

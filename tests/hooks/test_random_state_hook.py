@@ -264,6 +264,20 @@ def test_another_batch_size_warns(make_runner, monkeypatch):
     assert len(messages) == 1 and 'an epoch had 4 batches and now has 2' in messages[0]
 
 
+@pytest.mark.parametrize('loop, done', [(EPOCHS, 'pass 2 of the data after 2'), (ITERS, 'pass 1 of the data after 6')],
+                         ids=['epochs', 'iters'])
+def test_says_where_in_the_data_a_resumed_run_goes_on(make_runner, monkeypatch, loop, done):
+    # After 6 of 12 iterations, 4 of them an epoch; the infinite sampler is still in its first pass.
+    whole = make_runner([RandomStateHook()], checkpoint=dict(interval=6, by_epoch=False), **loop)
+    whole.train()
+    rest = make_runner([RandomStateHook()], resume=True, load_from=f'{whole.work_dir}/iter_6.pth', **loop)
+    lines = []
+    monkeypatch.setattr(rest.logger, 'info', lines.append)
+    rest.train()
+    assert [line for line in lines if 'goes on in' in str(line)] == [
+        f'RandomStateHook: goes on in {done} of its batches.']
+
+
 def test_dataset_without_index_is_refused(make_runner):
 
     class Stream(IterableDataset):

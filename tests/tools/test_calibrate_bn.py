@@ -84,7 +84,10 @@ def test_writes_the_checkpoint_with_other_statistics(call, files, capsys):
     (['GOOD', '--device', 'cuda:99'], '--device cuda:99 cannot be used'),
     (['GOOD', '--cfg-options', 'train_dataloader.dataset.data_root=no'], 'data_root no is not a folder'),
     (['GOOD', '--cfg-options', 'model.neck.out_channels=32'], 'is a checkpoint of another model'),
-    (['GOOD', '--cfg-options', 'model.backbone.norm_eval=True'], 'BatchNorm of RetinaNet are frozen'),
+    (['GOOD', '--cfg-options', 'model.backbone.norm_eval=True'], 'frozen (norm_eval or frozen_stages): leave them '
+     'so, or calibrate them knowingly with include_frozen=True (--include-frozen of'),
+    (['GOOD', '--cfg-options', 'test_dataloader=None', 'val_dataloader=None'],
+     'test_dataloader is NoneType and no config, so that the images to calibrate with cannot be found: make it one'),
 ])
 def test_refuses_in_one_sentence_and_writes_nothing(call, files, tmp_path, capsys, words, message):
     words = [files / 'good.pth' if word == 'GOOD' else word for word in words]

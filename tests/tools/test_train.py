@@ -5,8 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from slab_det.cli import run
+from slab_det.cli import check_model, load_config, run, warn_of_missing_hook
 from slab_det.datasets import make_shapes_dataset
+from slab_det.hooks import PRepBNHook
+from slab_det.layers import set_ratio
 from tests.scripts import load_script
 
 ROOT = Path(__file__).parents[2]
@@ -151,3 +153,39 @@ def test_arguments_reach_the_runner(tool, shapes, tmp_path, monkeypatch):
     assert cfg.auto_scale_lr == dict(base_batch_size=4, enable=True)
     assert cfg.resume is True and cfg.load_from is None and cfg.optim_wrapper.optimizer.lr == 0.5
     assert not (tmp_path / 'work_dirs').exists()
+
+
+PRETRAINED = dict(type='Pretrained', checkpoint='slab_swin_tiny.pth')
+
+
+@pytest.mark.parametrize('hooks, backbone, ratio, words', [
+    ([], {}, 1, ['the ratio of 14 PRepBN stays at 1, and']),
+    ([dict(type='RandomStateHook')], {}, 0.25, ['the ratio of 14 PRepBN stays at 0.25, and']),
+    (None, dict(init_cfg=PRETRAINED), 1, ['stays at 1, unless that of the checkpoint in init_cfg is 0, and']),
+    ([], dict(init_cfg=PRETRAINED, norm_eval=True), 1, []),
+    ([], {}, 0, []),
+    ([], dict(norm_cfg=dict(type='LN')), 1, []),
+    ([dict(type='PRepBNHook')], {}, 1, []),
+    ([dict(type='mmengine.PRepBNHook')], {}, 1, []),
+    ([dict(type=PRepBNHook)], {}, 1, []),
+])
+def test_a_forgotten_hook_is_told_before_the_training(capsys, hooks, backbone, ratio, words):
+    cfg = load_config(CONFIG)
+    # The file is not there; that of a published checkpoint is loaded when training begins.
+    cfg.model.backbone.update({key: value for key, value in backbone.items() if key != 'init_cfg'})
+    model = check_model(cfg, CONFIG)
+    set_ratio(model, ratio)
+    cfg.model.backbone.update(backbone)
+    cfg.custom_hooks = hooks
+    warn_of_missing_hook(cfg, model)
+    said = capsys.readouterr().err
+    assert said.count('warning: custom_hooks has no PRepBNHook') == len(words)
+    assert all(word in said for word in words)
+
+
+def test_a_hook_among_the_default_hooks_is_not_forgotten(capsys):
+    cfg = load_config(CONFIG)
+    cfg.custom_hooks = []
+    cfg.default_hooks = dict(timer=None, ratio=dict(type='PRepBNHook'))
+    warn_of_missing_hook(cfg, check_model(cfg, CONFIG))
+    assert capsys.readouterr().err == ''
