@@ -73,3 +73,16 @@ class Count(BaseMetric):
 
     def compute_metrics(self, results):
         return dict(samples=sum(results))
+
+
+def line(end, length, begin=0, start=1.0, stop=0.0):
+    """The linear schedule, by its formula."""
+    return [start + (stop - start) * min(max((t - begin) / (end - begin), 0), 1)
+            for t in range(length)]
+
+
+def ratios(runner):
+    """The ratio of every training forward pass; both norms must agree."""
+    pairs = runner.model.seen['loss']
+    assert all(a == b for a, b in pairs)
+    return [a for a, _ in pairs]
