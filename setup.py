@@ -42,7 +42,9 @@ def put_mim(folder: Path, link: bool) -> None:
         source, target = ROOT / part, folder / part
         if link:
             try:
-                target.symlink_to(os.path.relpath(source, folder), target_is_directory=source.is_dir())
+                target.symlink_to(
+                    os.path.relpath(source, folder), target_is_directory=source.is_dir()
+                )
                 continue
             except OSError:  # no right to make links, as on most Windows machines
                 pass
@@ -53,7 +55,6 @@ def put_mim(folder: Path, link: bool) -> None:
 
 
 class BuildPyWithMim(build_py):
-
     def run(self) -> None:
         super().run()
         if self.editable_mode:
@@ -100,7 +101,9 @@ setup(
         'Topic :: Scientific/Engineering :: Artificial Intelligence',
     ],
     packages=find_packages(include=['slab_det', 'slab_det.*']),
-    package_dir={'': '.'},  # an editable install then is a plain path entry, see EditableWheelWithMim
+    package_dir={
+        '': '.'
+    },  # an editable install then is a plain path entry, see EditableWheelWithMim
     python_requires='>=3.11,<3.13',
     # Not mmengine, mmcv and mmdet: forks bring the same modules under other distribution names.
     # slab_det.compat checks the modules themselves.

@@ -7,6 +7,7 @@ detector trains two steps and is evaluated on the built-in data with its own opt
 metrics; it is re-parameterized, and the maps of its neck are compared. Results are kept in the work
 dir as one file per detector: what is there is not run again.
 """
+
 import argparse
 import json
 import math
@@ -76,27 +77,39 @@ _SSD = 'in mmdet 3.3 no SSD can predict: SSDHead lacks what its base class asks 
 NOTES = {'SSD': _SSD, 'SSDLite': _SSD}
 #: Largest difference of a map after re-parameterization, over its largest value: float32 rounding.
 TOLERANCE = 1e-3
-HEADER = ('detector', 'config of mmdet', 'trained a step', 'evaluated', 're-parameterized',
-          'CPU seconds', 'remark')
+HEADER = (
+    'detector',
+    'config of mmdet',
+    'trained a step',
+    'evaluated',
+    're-parameterized',
+    'CPU seconds',
+    'remark',
+)
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--backbone', default='slab-swin-t',
-                        help='name of the backbone (default: slab-swin-t)')
-    parser.add_argument('--only', nargs='+', choices=DETECTORS, metavar='NAME',
-                        help='these detectors alone')
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        '--backbone', default='slab-swin-t', help='name of the backbone (default: slab-swin-t)'
+    )
+    parser.add_argument(
+        '--only', nargs='+', choices=DETECTORS, metavar='NAME', help='these detectors alone'
+    )
     parser.add_argument('--again', action='store_true', help='run also what has a result')
-    parser.add_argument('--work-dir', default='work_dirs/detectors',
-                        help='data, configs and results')
+    parser.add_argument(
+        '--work-dir', default='work_dirs/detectors', help='data, configs and results'
+    )
     parser.add_argument('--out', help='write the table here, as Markdown')
     parser.add_argument('--one', choices=DETECTORS, help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
 def make_data(work_dir: Path) -> Path:
-    from slab_det.datasets import make_shapes_dataset
+    from slab_det.mm.datasets import make_shapes_dataset
+
     folder = work_dir / 'coco'
     make_shapes_dataset(str(folder), 4, 4, (96, 160), panoptic=True, semantic=True, layout='coco')
     return folder
@@ -109,8 +122,10 @@ def result_file(args: argparse.Namespace, name: str) -> Path:
 def run_one(args: argparse.Namespace) -> None:
     """Plug, train, evaluate and re-parameterize one detector; write the result as JSON."""
     import warnings
+
     warnings.simplefilter('ignore')
     from mmdet.utils import register_all_modules
+
     register_all_modules(init_default_scope=True)
     file = result_file(args, args.one)
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -132,7 +147,8 @@ def run_one(args: argparse.Namespace) -> None:
 
 
 def plug(state: dict) -> bool:
-    from slab_det.plug import backbone_config, config_text, load_detector, make_plan
+    from slab_det.mm.plug import backbone_config, config_text, load_detector, make_plan
+
     config = f'mmdet::{DETECTORS[state["args"].one]}'
     plan = make_plan(load_detector(config), backbone_config(state['args'].backbone), config)
     state['config'].write_text(config_text(config, plan.before, plan.after, config))
@@ -144,9 +160,11 @@ def train(state: dict) -> str:
     from mmengine.config import Config
     from mmengine.runner import Runner
 
-    from slab_det.plug.builtin import on_builtin_data
-    cfg = on_builtin_data(Config.fromfile(state['config']),
-                          str(Path(state['args'].work_dir) / 'coco'))
+    from slab_det.mm.plug.builtin import on_builtin_data
+
+    cfg = on_builtin_data(
+        Config.fromfile(state['config']), str(Path(state['args'].work_dir) / 'coco')
+    )
     cfg.work_dir = str(state['config'].with_suffix(''))
     cfg.log_level = 'ERROR'
     runner = state['runner'] = Runner.from_cfg(cfg)
@@ -172,7 +190,8 @@ def reparameterize(state: dict) -> float:
 
     from slab_det.deploy import reparameterize as fold
     from slab_det.layers import set_ratio
-    from slab_det.plug.trial import fixed_size
+    from slab_det.mm.plug.trial import fixed_size
+
     model = state['runner'].model.eval()
     set_ratio(model, 0.0)
     torch.manual_seed(0)
@@ -182,7 +201,8 @@ def reparameterize(state: dict) -> float:
         before = model.extract_feat(image)
         after = fold(model, inplace=True).extract_feat(image)
     error = max(
-        float((a - b).abs().max() / b.abs().max()) for a, b in zip(tensors(after), tensors(before)))
+        float((a - b).abs().max() / b.abs().max()) for a, b in zip(tensors(after), tensors(before))
+    )
     if not error < TOLERANCE:
         raise ValueError(f'maps differ by {error:.2g} of their largest value')
     return error
@@ -190,30 +210,42 @@ def reparameterize(state: dict) -> float:
 
 def tensors(node) -> list:
     import torch
+
     if torch.is_tensor(node):
         return [node]
-    return [one for part in node for one in tensors(part)] if isinstance(node,
-                                                                         (list, tuple)) else []
+    return (
+        [one for part in node for one in tensors(part)] if isinstance(node, (list, tuple)) else []
+    )
 
 
 def row(name: str, result: dict) -> tuple:
     metrics, error = result.get('evaluated'), result.get('reparameterized')
     metric = 'no'
     if metrics is not None:
-        metric = next((f'{value:.3f} {key.split("/")[-1]}' for key, value in metrics.items()),
-                      'no detections')
+        metric = next(
+            (f'{value:.3f} {key.split("/")[-1]}' for key, value in metrics.items()), 'no detections'
+        )
     remark = result.get('failed', '')
     if remark and name in NOTES:
         remark += f' ({NOTES[name]})'
-    return (name, f'`{DETECTORS[name]}`', result.get('trained', 'no'), metric,
-            'no' if error is None else f'{error:.0e}', f'{result["seconds"]:.0f}', remark)
+    return (
+        name,
+        f'`{DETECTORS[name]}`',
+        result.get('trained', 'no'),
+        metric,
+        'no' if error is None else f'{error:.0e}',
+        f'{result["seconds"]:.0f}',
+        remark,
+    )
 
 
 def table(args: argparse.Namespace) -> str:
     from slab_det.cli.tables import markdown_table
+
     results = {
         name: json.loads(result_file(args, name).read_text())
-        for name in DETECTORS if result_file(args, name).exists()
+        for name in DETECTORS
+        if result_file(args, name).exists()
     }
     done = sum('failed' not in result for result in results.values())
     return f"""# Detectors
@@ -238,12 +270,19 @@ def main(args: argparse.Namespace) -> None:
         run_one(args)
         return
     from slab_det.cli import write_text
+
     make_data(Path(args.work_dir))
     for name in args.only or DETECTORS:
         if args.again or not result_file(args, name).exists():
             command = [
-                sys.executable, __file__, '--one', name, '--backbone', args.backbone, '--work-dir',
-                args.work_dir
+                sys.executable,
+                __file__,
+                '--one',
+                name,
+                '--backbone',
+                args.backbone,
+                '--work-dir',
+                args.work_dir,
             ]
             process = subprocess.run(command, capture_output=True, text=True)
             if not result_file(args, name).exists():

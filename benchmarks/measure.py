@@ -1,4 +1,5 @@
 """Timing of alternating networks and peak memory of a child process."""
+
 import argparse
 import json
 import os
@@ -7,8 +8,9 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import nullcontext
-from typing import Callable, Dict, List, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -19,6 +21,7 @@ TOLERATED, TRIES = 0.03, 4
 
 class Size(NamedTuple):
     """Size of an image in pixels, written as on the command line: 800x1216."""
+
     height: int
     width: int
 
@@ -30,7 +33,9 @@ class Size(NamedTuple):
         """Read a size; a ``type`` for argparse, which says the error's sentence with the option's name."""
         match = re.fullmatch(r'([1-9]\d*)x([1-9]\d*)', text)
         if not match:
-            raise argparse.ArgumentTypeError(f'{text} is no height x width in pixels, such as 800x1216')
+            raise argparse.ArgumentTypeError(
+                f'{text} is no height x width in pixels, such as 800x1216'
+            )
         return cls(int(match[1]), int(match[2]))
 
 
@@ -53,12 +58,18 @@ class Case:
     def prepare(self, model: nn.Module) -> Callable[[], None]:
         """Return a function that runs ``model`` once and waits for the result."""
         model = model.to(self.device)
-        image = torch.randn(self.batch, 3, *self.size, device=self.device,
-                            generator=torch.Generator(self.device).manual_seed(0))
+        image = torch.randn(
+            self.batch,
+            3,
+            *self.size,
+            device=self.device,
+            generator=torch.Generator(self.device).manual_seed(0),
+        )
         half = {'bf16': torch.bfloat16, 'fp16': torch.float16}.get(self.dtype)
         call = model
         if self.mode == 'compile':
             import torch._inductor.config as inductor
+
             inductor.freezing = self.part != 'training'
             if self.part == 'detector':  # its heads decide in Python; the backbone is what compiles
                 model.model.backbone = torch.compile(model.model.backbone)
@@ -86,11 +97,12 @@ class Case:
 
 class Timing(NamedTuple):
     """A run: its seconds, and the share of them that other machines of the host took away."""
+
     seconds: float
     stolen: float
 
 
-class Times(List[Timing]):
+class Times(list[Timing]):
     """The timed runs of a network."""
 
     @property
@@ -104,14 +116,19 @@ class Times(List[Timing]):
         return min(timing.seconds for timing in self)
 
 
-def busy_host(times: Dict[str, Times]) -> List[str]:
+def busy_host(times: dict[str, Times]) -> list[str]:
     """Return a paragraph, or nothing, for a table whose times the host's other work distorts."""
     stolen = max(timing.stolen for runs in times.values() for timing in runs)
-    return ['', f'The host was busy: it took up to {stolen:.0%} of a run.'] if stolen > TOLERATED else []
+    return (
+        ['', f'The host was busy: it took up to {stolen:.0%} of a run.']
+        if stolen > TOLERATED
+        else []
+    )
 
 
-def alternate(runs: Dict[str, Callable[[], None]], rounds: int,
-              log: Callable[[str], None]) -> Dict[str, Times]:
+def alternate(
+    runs: dict[str, Callable[[], None]], rounds: int, log: Callable[[str], None]
+) -> dict[str, Times]:
     """Time the runs in turn, ``rounds`` times, after one run each to warm up.
 
     On a virtual machine whose host is busy the system counts the time that it was not given. A run
@@ -122,7 +139,7 @@ def alternate(runs: Dict[str, Callable[[], None]], rounds: int,
     times = {name: Times() for name in runs}
     for number in range(rounds):
         for name, run in runs.items():
-            tries: List[Timing] = []
+            tries: list[Timing] = []
             while not tries or (tries[-1].stolen > TOLERATED and len(tries) < TRIES):
                 tries.append(_time(run))
             times[name].append(min(tries, key=lambda timing: timing.stolen))
@@ -151,12 +168,26 @@ def peak_memory(script: str, case: Case, name: str, threads: int) -> float:
     On a GPU it is what torch allocated; on a CPU the resident peak of a child process, in which
     nothing else has run.
     """
-    arguments = dict(part=case.part, mode=case.mode, dtype=case.dtype, size=case.size, batch=case.batch,
-                     device=case.device, name=name, threads=threads)
-    result = subprocess.run([sys.executable, script, '--child', json.dumps(arguments)], capture_output=True,
-                            text=True, env={**os.environ, 'OMP_NUM_THREADS': str(threads)})
+    arguments = dict(
+        part=case.part,
+        mode=case.mode,
+        dtype=case.dtype,
+        size=case.size,
+        batch=case.batch,
+        device=case.device,
+        name=name,
+        threads=threads,
+    )
+    result = subprocess.run(
+        [sys.executable, script, '--child', json.dumps(arguments)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, 'OMP_NUM_THREADS': str(threads)},
+    )
     if result.returncode:
-        raise RuntimeError(f'the child process for {name} failed: {result.stderr.strip().splitlines()[-1:]}')
+        raise RuntimeError(
+            f'the child process for {name} failed: {result.stderr.strip().splitlines()[-1:]}'
+        )
     return float(result.stdout.strip().splitlines()[-1])
 
 

@@ -1,5 +1,6 @@
 """The networks that are compared."""
-from typing import Callable, Dict
+
+from collections.abc import Callable
 
 import torch
 from torch import nn
@@ -10,17 +11,20 @@ BASELINE = 'mmdet Swin-T'
 
 def _mmdet(**cfg) -> nn.Module:
     from mmdet.registry import MODELS
+
     return MODELS.build(cfg)
 
 
 def _slab(**cfg) -> nn.Module:
-    import slab_det  # noqa: F401  registers its backbones
     return _mmdet(**cfg)
 
 
 def _ours(attn_types: str, deploy: bool, **cfg) -> nn.Module:
     from slab_det.layers import set_ratio
-    model = _slab(type='SLABSwinTransformer', arch='tiny', attn_types=attn_types, deploy=deploy, **cfg)
+
+    model = _slab(
+        type='SLABSwinTransformer', arch='tiny', attn_types=attn_types, deploy=deploy, **cfg
+    )
     set_ratio(model, 0.0 if deploy else 0.5)
     return model
 
@@ -31,8 +35,13 @@ class _TimmFeatures(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         import timm
-        self.net = timm.create_model('swin_tiny_patch4_window7_224', features_only=True, strict_img_size=False,
-                                     out_indices=(0, 1, 2, 3))
+
+        self.net = timm.create_model(
+            'swin_tiny_patch4_window7_224',
+            features_only=True,
+            strict_img_size=False,
+            out_indices=(0, 1, 2, 3),
+        )
 
     def forward(self, x):
         # timm wants sizes that divide into windows; the other networks pad inside.
@@ -41,7 +50,7 @@ class _TimmFeatures(nn.Module):
 
 
 #: Backbones by the name in the table.
-BACKBONES: Dict[str, Callable[[], nn.Module]] = {
+BACKBONES: dict[str, Callable[[], nn.Module]] = {
     BASELINE: lambda: _mmdet(type='SwinTransformer'),
     'timm Swin-T': _TimmFeatures,
     'mmdet PVT-T': lambda: _mmdet(type='PyramidVisionTransformer', num_layers=[2, 2, 2, 2]),
@@ -57,10 +66,13 @@ LINEAR = {
     'SLAB-Swin-T': lambda: _ours('LLSS', True),
     'SLAB-PVT-T': lambda: _slab(type='SLABPyramidVisionTransformer', arch='tiny', deploy=True),
     'SLAB-PVTv2-B0': lambda: _slab(type='SLABPyramidVisionTransformerV2', arch='b0', deploy=True),
-    'SLAB-DeiT-T': lambda: _slab(type='SLABVisionTransformer', arch='tiny', attn_types='L', deploy=True),
+    'SLAB-DeiT-T': lambda: _slab(
+        type='SLABVisionTransformer', arch='tiny', attn_types='L', deploy=True
+    ),
     'SLAB-CSWin-T': lambda: _slab(type='SLABCSWinTransformer', arch='tiny', deploy=True),
-    'SLAB-CSWin-T, linear throughout': lambda: _slab(type='SLABCSWinTransformer', arch='tiny', attn_types='LLLL',
-                                                      deploy=True),
+    'SLAB-CSWin-T, linear throughout': lambda: _slab(
+        type='SLABCSWinTransformer', arch='tiny', attn_types='LLLL', deploy=True
+    ),
     'mmdet Swin-T': BACKBONES[BASELINE],
     'mmdet PVT-T': BACKBONES['mmdet PVT-T'],
 }
@@ -83,6 +95,7 @@ class Detector(nn.Module):
         from mmdet.utils import register_all_modules
         from mmengine.config import Config
         from mmengine.hub import get_config
+
         register_all_modules(init_default_scope=True)
         cfg: Config = get_config('mmdet::swin/mask-rcnn_swin-t-p4-w7_fpn_1x_coco.py')
         cfg.model.backbone.init_cfg = None
@@ -94,8 +107,15 @@ class Detector(nn.Module):
 
     def forward(self, x):
         height, width = x.shape[-2:]
-        meta = dict(img_id=0, ori_shape=(height, width), img_shape=(height, width), pad_shape=(height, width),
-                    batch_input_shape=(height, width), scale_factor=(1.0, 1.0), flip=False)
+        meta = dict(
+            img_id=0,
+            ori_shape=(height, width),
+            img_shape=(height, width),
+            pad_shape=(height, width),
+            batch_input_shape=(height, width),
+            scale_factor=(1.0, 1.0),
+            flip=False,
+        )
         return self.model(x, [self.sample(metainfo=meta) for _ in x], mode='predict')
 
 

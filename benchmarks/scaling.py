@@ -4,28 +4,33 @@
 
 1.00 means that time grows with the number of pixels and no faster.
 """
+
 import argparse
 import shlex
 import sys
 
 import torch
-
 from latency import machine
 from measure import Case, Size, alternate
 from peers import LINEAR
 
 from slab_det.cli import write_text
 
-
-NOTE = '''1.00 means that time grows with the number of pixels and no faster. SLAB-CSWin attends with softmax in its last
+NOTE = """1.00 means that time grows with the number of pixels and no faster. SLAB-CSWin attends with softmax in its last
 two stages, in stripes as long as the map, which is why it grows faster than with linear attention throughout.
-'''
+"""
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
-    parser.add_argument('--sizes', nargs=2, type=Size.parse, default=[Size(480, 640), Size(1600, 2400)], metavar='SIZE',
-                         help='small and large, height x width')
+    parser.add_argument(
+        '--sizes',
+        nargs=2,
+        type=Size.parse,
+        default=[Size(480, 640), Size(1600, 2400)],
+        metavar='SIZE',
+        help='small and large, height x width',
+    )
     parser.add_argument('--only', nargs='+', help='networks, by parts of their names')
     parser.add_argument('--device', default='cpu', choices=['cpu', 'cuda'])
     parser.add_argument('--threads', type=int, default=2, help='CPU threads')
@@ -37,7 +42,10 @@ def parse_args() -> argparse.Namespace:
 def main(args: argparse.Namespace) -> None:
     torch.set_num_threads(args.threads)
     pixels = [size.height * size.width for size in args.sizes]
-    lines = [f'| network | {args.sizes[0]} ms | {args.sizes[1]} ms | time per pixel, ratio |', '| --- | ---: | ---: | ---: |']
+    lines = [
+        f'| network | {args.sizes[0]} ms | {args.sizes[1]} ms | time per pixel, ratio |',
+        '| --- | ---: | ---: | ---: |',
+    ]
     for name, build in LINEAR.items():
         if args.only and not any(word in name for word in args.only):
             continue
@@ -53,8 +61,10 @@ def main(args: argparse.Namespace) -> None:
         print(lines[-1], file=sys.stderr, flush=True)
     print('\n'.join(lines))
     if args.out:
-        head = (f'Measured by `python benchmarks/scaling.py {shlex.join(sys.argv[1:])}` on\n\n'
-                f'> {machine(args.device, args.threads)}\n\n')
+        head = (
+            f'Measured by `python benchmarks/scaling.py {shlex.join(sys.argv[1:])}` on\n\n'
+            f'> {machine(args.device, args.threads)}\n\n'
+        )
         write_text(args.out, f'{head}' + '\n'.join(lines) + '\n\n' + NOTE, '--out')
         print(f'wrote {args.out}')
 

@@ -6,11 +6,14 @@ mmdet is absent nothing is registered; ``slab_det.layers`` and ``slab_det.models
 """
 
 from .compat import allow_mmengine_globals, check_versions, missing_packages
+from .moved import install
 from .version import __version__
+
+install()
 
 if not missing_packages():
     check_versions()
     allow_mmengine_globals()
-    from . import backbones, datasets, hooks, necks, whole_files  # noqa: F401
+    from .mm import backbones, datasets, hooks, necks, resume, whole_files  # noqa: F401
 
 __all__ = ['__version__']

@@ -7,7 +7,8 @@ modules under other distribution names.
 import importlib
 import importlib.util
 import pickle
-from typing import Any, Callable, Optional
+from collections.abc import Callable
+from typing import Any
 
 MM_PACKAGES = ('mmengine', 'mmcv', 'mmdet')
 
@@ -35,7 +36,8 @@ def require_detection(what: str = 'the detection part of slab_det') -> None:
         raise ImportError(
             f'{what} needs mmengine, mmcv and mmdet, of which {_and(missing)} cannot be imported: run '
             + ' && '.join(f"'{_INSTALL[name]}'" for name in missing)
-            + ' (slab_det.layers and slab_det.models work without)')
+            + ' (slab_det.layers and slab_det.models work without)'
+        )
     check_versions()
 
 
@@ -55,7 +57,8 @@ def check_versions() -> None:
     except AssertionError as error:  # mmdet 3.3 asserts its own ranges while it is imported
         raise ImportError(
             f'mmdet cannot be imported with the installed mmcv {mmcv_version}: mmdet up to 3.3 needs '
-            f"mmcv{MMCV_RANGES[-1][1]}, run '{_INSTALL['mmcv']}'") from error
+            f"mmcv{MMCV_RANGES[-1][1]}, run '{_INSTALL['mmcv']}'"
+        ) from error
     _check_one('mmdet', mmdet_version, MMDET_RANGE)
     mmcv_range = next(mmcv for mmdet, mmcv in MMCV_RANGES if _fits(mmdet_version, mmdet))
     _check_one('mmcv', mmcv_version, mmcv_range, f' with mmdet {mmdet_version}')
@@ -75,8 +78,16 @@ def allow_mmengine_globals() -> None:
     from mmengine.logging.history_buffer import HistoryBuffer
 
     rebuild_array, rebuild_scalar = np.zeros(1).__reduce__()[0], np.float64(0).__reduce__()[0]
-    allowed: list[Any] = [HistoryBuffer, np.ndarray, np.dtype, (_history_statistic, 'builtins.getattr')]
-    for module in ('numpy.core.multiarray', 'numpy._core.multiarray'):  # as numpy 1 and numpy 2 write it
+    allowed: list[Any] = [
+        HistoryBuffer,
+        np.ndarray,
+        np.dtype,
+        (_history_statistic, 'builtins.getattr'),
+    ]
+    for module in (
+        'numpy.core.multiarray',
+        'numpy._core.multiarray',
+    ):  # as numpy 1 and numpy 2 write it
         allowed += [(rebuild_array, f'{module}._reconstruct'), (rebuild_scalar, f'{module}.scalar')]
     # torch compares the class of the dtype that it restores, one for each kind of number.
     allowed += sorted({type(np.dtype(code)) for code in '?bBhHiIlLqQefdgFD'}, key=str)
@@ -86,33 +97,38 @@ def allow_mmengine_globals() -> None:
 def _history_statistic(owner: Any, name: str) -> Callable:
     """Stands in for ``getattr`` while a checkpoint is loaded."""
     from mmengine.logging.history_buffer import HistoryBuffer
+
     if owner is HistoryBuffer and name in ('min', 'max', 'current', 'mean'):
         return getattr(HistoryBuffer, name)
     raise pickle.UnpicklingError(
         f'the checkpoint asks for the attribute {name!r} of {owner!r}, which is no statistic of '
-        "mmengine's HistoryBuffer")
+        "mmengine's HistoryBuffer"
+    )
 
 
 def _version(name: str) -> str:
     module = importlib.import_module(name)
-    version: Optional[str] = getattr(module, '__version__', None)
+    version: str | None = getattr(module, '__version__', None)
     if version is None:
         raise ImportError(
-            f"the imported module {name} ({getattr(module, '__path__', 'no path')}) has no __version__ "
-            f"and is not the real package: remove it, then run '{_INSTALL[name]}'")
+            f'the imported module {name} ({getattr(module, "__path__", "no path")}) has no __version__ '
+            f"and is not the real package: remove it, then run '{_INSTALL[name]}'"
+        )
     return version
 
 
 def _fits(version: str, wanted: str) -> bool:
     from packaging.specifiers import SpecifierSet
+
     return SpecifierSet(wanted).contains(version, prereleases=True)
 
 
 def _check_one(name: str, version: str, wanted: str, context: str = '') -> None:
     if not _fits(version, wanted):
         raise ImportError(
-            f"slab_det needs {name}{wanted}{context} but {name} {version} is installed: run "
-            f"'{_INSTALL[name]}', or the release of your fork in that range")
+            f'slab_det needs {name}{wanted}{context} but {name} {version} is installed: run '
+            f"'{_INSTALL[name]}', or the release of your fork in that range"
+        )
 
 
 def _and(names: list[str]) -> str:

@@ -16,6 +16,7 @@ def pytest_collection_modifyitems(items):
 def mmdet_scope():
     """Names in configs mean mmdet's modules, whatever scope an earlier test left behind."""
     from mmengine.registry import init_default_scope
+
     init_default_scope('mmdet')
 
 
@@ -34,6 +35,7 @@ def loggers():
     """mmengine's loggers keep the standard output of the test that made them, closed since where that
     test captured it; they get one that is open."""
     from mmengine.logging import MMLogger
+
     for logger in MMLogger._instance_dict.values():
         for handler in logger.handlers:
             if type(handler) is logging.StreamHandler:

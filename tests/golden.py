@@ -1,8 +1,8 @@
 """Golden outputs of the published models: filled checkpoints and the comparison."""
+
 import importlib.util
 import json
 from pathlib import Path
-from typing import Dict, Tuple
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ def load(name: str):
     return np.load(DATA / f'{name}.npz')
 
 
-def published_state_dict(golden, ratio: float = 0.0) -> Dict[str, Tensor]:
+def published_state_dict(golden, ratio: float = 0.0) -> dict[str, Tensor]:
     """Return the checkpoint behind a golden file, in the published naming, at ratio 0 or 0.5."""
     counters = {'iter': round(1000 * ratio), 'total_step': 1000}
     state_dict = {}
@@ -48,6 +48,6 @@ def error(golden, key: str, output: Tensor) -> float:
     return float(np.abs(values - golden[f'{key}/value']).max() / golden[f'{key}/std'])
 
 
-def worst_error(golden, case: str, outputs: Tuple[Tensor, ...]) -> float:
+def worst_error(golden, case: str, outputs: tuple[Tensor, ...]) -> float:
     """Return the largest :func:`error` over all outputs of ``case``."""
     return max(error(golden, f'{case}/{i}', output) for i, output in enumerate(outputs))

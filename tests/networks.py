@@ -1,4 +1,5 @@
 """Networks in a state in which errors show: settled statistics, published weights."""
+
 import torch
 from torch import Tensor, nn
 
@@ -29,7 +30,9 @@ def settle(model: nn.Module, seed: int = 0) -> nn.Module:
                 bn = module.bn
                 for tensor in (bn.running_mean, bn.weight, bn.bias, module.eta):
                     normal(tensor)
-                bn.running_var.copy_(0.3 + 2 * torch.rand(bn.running_var.shape, generator=generator))
+                bn.running_var.copy_(
+                    0.3 + 2 * torch.rand(bn.running_var.shape, generator=generator)
+                )
                 bn.weight[0] = -(module.eta[0] + 1e-9) * (bn.running_var[0] + bn.eps).sqrt()
         for name, parameter in model.named_parameters():
             if name.endswith(('positional_encoding', 'pos_embed', 'cls_token', '.bias')):

@@ -1,17 +1,19 @@
 """Work of two processes joined by gloo, as two GPUs would be."""
+
 import datetime
 import os
 import socket
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Callable, List
+from typing import Any
 
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
 
-def on_two_processes(work: Callable[..., Any], *arguments: Any) -> List[Any]:
+def on_two_processes(work: Callable[..., Any], *arguments: Any) -> list[Any]:
     """Call ``work(rank, *arguments)`` on two processes and return what they return.
 
     Args:
@@ -26,8 +28,13 @@ def on_two_processes(work: Callable[..., Any], *arguments: Any) -> List[Any]:
 def _process(rank: int, port: int, folder: str, work: Callable[..., Any], arguments: tuple) -> None:
     torch.set_num_threads(1)
     os.environ['LOCAL_RANK'] = str(rank)  # mmengine asks for it even on a CPU
-    dist.init_process_group('gloo', f'tcp://127.0.0.1:{port}', rank=rank, world_size=2,
-                            timeout=datetime.timedelta(minutes=5))
+    dist.init_process_group(
+        'gloo',
+        f'tcp://127.0.0.1:{port}',
+        rank=rank,
+        world_size=2,
+        timeout=datetime.timedelta(minutes=5),
+    )
     torch.save(work(rank, *arguments), Path(folder) / f'{rank}.pth')
     dist.destroy_process_group()
 

@@ -1,20 +1,21 @@
 """The scripts of the project as modules, for tests that call them in their own process."""
+
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import Callable, Tuple, Union
 
 from slab_det.cli import doc_commands, run
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def load_script(path: Union[str, Path]) -> ModuleType:
+def load_script(path: str | Path) -> ModuleType:
     """Import a script, anew at each call, by its path (from the project's folder)."""
     return doc_commands.load_script(ROOT / path)
 
 
-def caller(script: ModuleType, monkeypatch, capsys) -> Callable[..., Tuple[int, str, str]]:
+def caller(script: ModuleType, monkeypatch, capsys) -> Callable[..., tuple[int, str, str]]:
     """Return a function that runs a script with the arguments it is given, as its command does,
     and returns the exit code, the output and the errors."""
 

@@ -23,29 +23,35 @@ def pretend(monkeypatch, **versions):
         monkeypatch.setitem(sys.modules, name, module)
 
 
-@pytest.mark.parametrize('mmengine, mmcv, mmdet', [
-    ('0.10.0', '2.0.0rc4', '3.0.0'),
-    ('0.10.7', '2.1.0', '3.3.0'),
-    ('0.10.7', '2.1.0+cu130', '3.3.0'),
-    ('0.10.12', '2.3.6', '3.4.0'),
-    ('0.99', '2.3.0', '3.5.1'),
-])
+@pytest.mark.parametrize(
+    'mmengine, mmcv, mmdet',
+    [
+        ('0.10.0', '2.0.0rc4', '3.0.0'),
+        ('0.10.7', '2.1.0', '3.3.0'),
+        ('0.10.7', '2.1.0+cu130', '3.3.0'),
+        ('0.10.12', '2.3.6', '3.4.0'),
+        ('0.99', '2.3.0', '3.5.1'),
+    ],
+)
 def test_fitting_versions_pass(monkeypatch, mmengine, mmcv, mmdet):
     pretend(monkeypatch, mmengine=mmengine, mmcv=mmcv, mmdet=mmdet)
     compat.check_versions()
 
 
-@pytest.mark.parametrize('mmengine, mmcv, mmdet, wrong', [
-    ('0.9.1', '2.1.0', '3.3.0', 'mmengine 0.9.1'),
-    ('1.0.0', '2.1.0', '3.3.0', 'mmengine 1.0.0'),
-    ('0.10.7', '2.0.0rc3', '3.3.0', 'mmcv 2.0.0rc3'),
-    ('0.10.7', '1.7.2', '3.3.0', 'mmcv 1.7.2'),
-    ('0.10.7', '2.2.0', '3.3.0', 'mmcv 2.2.0'),
-    ('0.10.7', '2.3.6', '3.3.0', 'mmcv 2.3.6'),
-    ('0.10.7', '2.1.0', '3.4.0', 'mmcv 2.1.0'),
-    ('0.10.7', '2.1.0', '2.28.2', 'mmdet 2.28.2'),
-    ('0.10.7', '2.1.0', '4.0.0', 'mmdet 4.0.0'),
-])
+@pytest.mark.parametrize(
+    'mmengine, mmcv, mmdet, wrong',
+    [
+        ('0.9.1', '2.1.0', '3.3.0', 'mmengine 0.9.1'),
+        ('1.0.0', '2.1.0', '3.3.0', 'mmengine 1.0.0'),
+        ('0.10.7', '2.0.0rc3', '3.3.0', 'mmcv 2.0.0rc3'),
+        ('0.10.7', '1.7.2', '3.3.0', 'mmcv 1.7.2'),
+        ('0.10.7', '2.2.0', '3.3.0', 'mmcv 2.2.0'),
+        ('0.10.7', '2.3.6', '3.3.0', 'mmcv 2.3.6'),
+        ('0.10.7', '2.1.0', '3.4.0', 'mmcv 2.1.0'),
+        ('0.10.7', '2.1.0', '2.28.2', 'mmdet 2.28.2'),
+        ('0.10.7', '2.1.0', '4.0.0', 'mmdet 4.0.0'),
+    ],
+)
 def test_a_wrong_version_is_named_in_one_sentence(monkeypatch, mmengine, mmcv, mmdet, wrong):
     pretend(monkeypatch, mmengine=mmengine, mmcv=mmcv, mmdet=mmdet)
     with pytest.raises(ImportError) as error:
@@ -62,36 +68,49 @@ def test_a_module_that_only_has_the_name_is_refused(monkeypatch):
 
 def run_without(packages, code):
     """Runs code in a process that cannot find the packages."""
-    block = ('import sys\n'
-             'class Block:\n'
-             '    def find_spec(self, name, path=None, target=None):\n'
-             f'        if name.split(".")[0] in {packages!r}:\n'
-             '            raise ModuleNotFoundError(f"No module named {name!r}", name=name)\n'
-             'import importlib.util as util\n'
-             'find = util.find_spec\n'
-             f'util.find_spec = lambda name, *a: None if name in {packages!r} else find(name, *a)\n'
-             'sys.meta_path.insert(0, Block())\n')
+    block = (
+        'import sys\n'
+        'class Block:\n'
+        '    def find_spec(self, name, path=None, target=None):\n'
+        f'        if name.split(".")[0] in {packages!r}:\n'
+        '            raise ModuleNotFoundError(f"No module named {name!r}", name=name)\n'
+        'import importlib.util as util\n'
+        'find = util.find_spec\n'
+        f'util.find_spec = lambda name, *a: None if name in {packages!r} else find(name, *a)\n'
+        'sys.meta_path.insert(0, Block())\n'
+    )
     root = str(Path(__file__).parents[1])
-    return subprocess.run([sys.executable, '-c', block + code], capture_output=True, text=True, cwd=root,
-                          check=True).stdout.strip()
+    return subprocess.run(
+        [sys.executable, '-c', block + code], capture_output=True, text=True, cwd=root, check=True
+    ).stdout.strip()
 
 
 def test_layers_and_models_import_without_the_mm_packages():
-    out = run_without(('mmengine', 'mmcv', 'mmdet'), (
-        'import slab_det, slab_det.layers, slab_det.models\n'
-        'print(sorted(name for name in sys.modules if name.startswith("mm") and name[2:3] in "ecd"))'))
+    out = run_without(
+        ('mmengine', 'mmcv', 'mmdet'),
+        (
+            'import slab_det, slab_det.layers, slab_det.models\n'
+            'print(sorted(name for name in sys.modules if name.startswith("mm") and name[2:3] in "ecd"))'
+        ),
+    )
     assert out == '[]'
 
 
 def test_detection_names_the_missing_package():
-    out = run_without(('mmdet', ), (
-        'import slab_det\n'
-        'from slab_det.compat import require_detection\n'
-        'try:\n'
-        '    require_detection()\n'
-        'except ImportError as error:\n'
-        '    print(error)'))
-    assert 'mmdet cannot be imported' in out and 'pip install mmdet==3.3.0' in out and '\n' not in out
+    out = run_without(
+        ('mmdet',),
+        (
+            'import slab_det\n'
+            'from slab_det.compat import require_detection\n'
+            'try:\n'
+            '    require_detection()\n'
+            'except ImportError as error:\n'
+            '    print(error)'
+        ),
+    )
+    assert (
+        'mmdet cannot be imported' in out and 'pip install mmdet==3.3.0' in out and '\n' not in out
+    )
 
 
 @pytest.fixture
@@ -146,13 +165,16 @@ class Call:
         return self.call
 
 
-@pytest.mark.parametrize('hostile', [
-    Call(getattr, HistoryBuffer, '__init__'),
-    Call(getattr, HistoryBuffer, 'register_statistics'),
-    Call(getattr, np.ndarray, 'mean'),
-    Call(eval, '1 + 1'),
-    Call(exec, 'raise SystemExit'),
-])
+@pytest.mark.parametrize(
+    'hostile',
+    [
+        Call(getattr, HistoryBuffer, '__init__'),
+        Call(getattr, HistoryBuffer, 'register_statistics'),
+        Call(getattr, np.ndarray, 'mean'),
+        Call(eval, '1 + 1'),
+        Call(exec, 'raise SystemExit'),
+    ],
+)
 def test_nothing_else_is_allowed(tmp_path, hostile):
     path = tmp_path / 'hostile.pth'
     torch.save(dict(state_dict=hostile), path)

@@ -4,6 +4,7 @@ leads somewhere.
     python tools/check_docs.py          # parse: files exist, the tools take the arguments
     python tools/check_docs.py --run    # and run the blocks that are marked so, on generated data
 """
+
 import argparse
 import os
 import sys
@@ -18,18 +19,24 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def parse_args(arguments=None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description='Check commands and links of the documentation')
-    parser.add_argument('pages', nargs='*', metavar='PAGE',
-                        help='Markdown pages (default: README.md and docs/*.md)')
-    parser.add_argument('--run', action='store_true',
-                        help='also run the blocks below a line <!-- check: run ... -->, in a temporary '
-                        'folder with generated data')
+    parser.add_argument(
+        'pages', nargs='*', metavar='PAGE', help='Markdown pages (default: README.md and docs/*.md)'
+    )
+    parser.add_argument(
+        '--run',
+        action='store_true',
+        help='also run the blocks below a line <!-- check: run ... -->, in a temporary '
+        'folder with generated data',
+    )
     parser.add_argument('--traceback', action='store_true', help='show the whole trace of an error')
     return parser.parse_args(arguments)
 
 
 def main(args: argparse.Namespace) -> None:
     pages = [Path(page).absolute() for page in args.pages] or [
-        ROOT / 'README.md', *sorted((ROOT / 'docs').glob('*.md'))]
+        ROOT / 'README.md',
+        *sorted((ROOT / 'docs').glob('*.md')),
+    ]
     faults, commands = [], []
     for page in pages:
         if not page.is_file():
@@ -54,8 +61,10 @@ def main(args: argparse.Namespace) -> None:
     if args.run:
         for page in dict.fromkeys(command.page for command in commands):
             done += run_page([command for command in commands if command.page == page], ROOT)
-    print(f'{len(pages)} pages, {len(commands)} commands: all parse'
-          + (f', {done} were run' if args.run else ''))
+    print(
+        f'{len(pages)} pages, {len(commands)} commands: all parse'
+        + (f', {done} were run' if args.run else '')
+    )
 
 
 if __name__ == '__main__':

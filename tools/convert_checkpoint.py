@@ -4,24 +4,36 @@ Published SLAB and PRepBN checkpoints, official ones of Swin, PVT, PVTv2, DeiT a
 mmdet's are read. Backbones read all of them as they are with init_cfg=dict(type='Pretrained', ...);
 this tool is for resizing grids, dropping a classifier and seeing what is in a file.
 """
+
 import argparse
 import os
 
 from slab_det.checkpoints import FAMILIES
-from slab_det.cli.conversion import convert_checkpoint, save_checkpoint
-from slab_det.cli.errors import InputError, run
+from slab_det.checkpoints.conversion import convert_checkpoint, save_checkpoint
+from slab_det.cli.errors import run
+from slab_det.errors import InputError
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument('src', help='checkpoint file to read')
     parser.add_argument('dst', help='checkpoint file to write')
-    parser.add_argument('--family', default='auto', choices=['auto', *(f.name for f in FAMILIES)],
-                        help='refuse a checkpoint of another family (default: auto)')
+    parser.add_argument(
+        '--family',
+        default='auto',
+        choices=['auto', *(f.name for f in FAMILIES)],
+        help='refuse a checkpoint of another family (default: auto)',
+    )
     parser.add_argument('--prefix', help="take only the entries below it, such as 'backbone.'")
-    parser.add_argument('--resize-grids', nargs=2, type=int, metavar=('H', 'W'),
-                        help='resize positional grids to those of images of H x W pixels')
+    parser.add_argument(
+        '--resize-grids',
+        nargs=2,
+        type=int,
+        metavar=('H', 'W'),
+        help='resize positional grids to those of images of H x W pixels',
+    )
     parser.add_argument('--drop-classifier', action='store_true', help='leave the classifier out')
     parser.add_argument('--quiet', action='store_true', help='print the summary only')
     parser.add_argument('--traceback', action='store_true', help='show the whole trace of an error')

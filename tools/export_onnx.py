@@ -6,19 +6,41 @@ The file holds the whole inference of a RetinaNet, Faster R-CNN or Mask R-CNN; s
 import argparse
 from pathlib import Path
 
-from slab_det.cli import (InputError, add_config_arguments, check_checkpoint, check_fit, check_model, load_config,
-                          read_checkpoint, run, whole_file, writable_folder)
+from slab_det.cli import (
+    InputError,
+    add_config_arguments,
+    check_checkpoint,
+    check_fit,
+    check_model,
+    load_config,
+    read_checkpoint,
+    run,
+    whole_file,
+    writable_folder,
+)
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description='Export a detector to ONNX')
     add_config_arguments(parser)
-    parser.add_argument('checkpoint', help='checkpoint file of the trained or re-parameterized detector')
+    parser.add_argument(
+        'checkpoint', help='checkpoint file of the trained or re-parameterized detector'
+    )
     parser.add_argument('--out', required=True, metavar='FILE.onnx', help='file to write')
-    parser.add_argument('--size', type=int, nargs=2, metavar=('H', 'W'),
-                        help='height and width of every image, for a file of that size only (default: any)')
-    parser.add_argument('--image', nargs='+', default=[], metavar='FILE',
-                        help='images to compare ONNX and PyTorch on, besides generated ones')
+    parser.add_argument(
+        '--size',
+        type=int,
+        nargs=2,
+        metavar=('H', 'W'),
+        help='height and width of every image, for a file of that size only (default: any)',
+    )
+    parser.add_argument(
+        '--image',
+        nargs='+',
+        default=[],
+        metavar='FILE',
+        help='images to compare ONNX and PyTorch on, besides generated ones',
+    )
     return parser.parse_args()
 
 
@@ -26,13 +48,16 @@ def deployed(model, source: str):
     """Returns the model re-parameterized, or as it is where it has no norm of this package."""
     from slab_det.deploy import UnfinishedRatioError, reparameterize
     from slab_det.layers import PRepBN, RepBN
+
     if not any(isinstance(module, (PRepBN, RepBN)) for module in model.modules()):
         print('the detector has no PRepBN or RepBN: exported as it is')
         return model
     try:
         return reparameterize(model)
     except UnfinishedRatioError as error:
-        remedy = 'fold it with tools/reparameterize.py --drop-layer-norm and export what that writes'
+        remedy = (
+            'fold it with tools/reparameterize.py --drop-layer-norm and export what that writes'
+        )
         raise InputError(f'{source}: {UnfinishedRatioError(error.ratio, remedy)}') from error
 
 
@@ -42,20 +67,31 @@ def compare_with_torch(model, path: Path, metadata: dict, images: list) -> None:
     Raises:
         InputError: where they do not agree.
     """
-    from slab_det.deploy.onnx_compare import compare, comparison_sizes, noise_image, torch_detections
     from slab_det.deploy.onnx_detector import OnnxDetector, read_image
+    from slab_det.mm.onnx.compare import compare, comparison_sizes, noise_image, torch_detections
+
     detector = OnnxDetector(path)
-    cases = [('noise', noise_image(*size)) for size in comparison_sizes(metadata['resize'], metadata['size'])]
+    cases = [
+        ('noise', noise_image(*size))
+        for size in comparison_sizes(metadata['resize'], metadata['size'])
+    ]
     cases += [(name, detector.preprocess(read_image(name))) for name in images]
     count = matched = 0
     for name, image in cases:
-        outputs = dict(zip(detector.output_names, detector.session.run(None, {'image': image[None]})))
+        outputs = dict(
+            zip(detector.output_names, detector.session.run(None, {'image': image[None]}))
+        )
         difference = compare(torch_detections(model, image), outputs)
         print(f'{name} {image.shape[0]} x {image.shape[1]}: {difference}')
-        count, matched = count + difference.count, matched + difference.matched - abs(difference.extra)
+        count, matched = (
+            count + difference.count,
+            matched + difference.matched - abs(difference.extra),
+        )
     if matched < 0.95 * count:
-        raise InputError(f'only {matched} of {count} detections of the ONNX file are those of PyTorch: it was not '
-                         'written; where they differ at some sizes only, export for one with --size H W')
+        raise InputError(
+            f'only {matched} of {count} detections of the ONNX file are those of PyTorch: it was not '
+            'written; where they differ at some sizes only, export for one with --size H W'
+        )
 
 
 def main(args: argparse.Namespace) -> None:
@@ -63,9 +99,13 @@ def main(args: argparse.Namespace) -> None:
         import onnx  # noqa: F401
         import onnxruntime  # noqa: F401
     except ImportError as error:
-        raise InputError(f'{error}: install what the export needs with pip install -r requirements/onnx.txt') from error
+        raise InputError(
+            f'{error}: install what the export needs with pip install -r requirements/onnx.txt'
+        ) from error
     if args.size is not None and min(args.size) < 1:
-        raise InputError(f'--size {args.size[0]} {args.size[1]}: give a height and a width of 1 or more')
+        raise InputError(
+            f'--size {args.size[0]} {args.size[1]}: give a height and a width of 1 or more'
+        )
     cfg = load_config(args.config, args.cfg_options)
     check_checkpoint(args.checkpoint, 'checkpoint')
     out = Path(args.out)
@@ -76,8 +116,9 @@ def main(args: argparse.Namespace) -> None:
     from mmdet.utils import register_all_modules
 
     from slab_det.deploy.onnx_detector import read_image
-    from slab_det.deploy.onnx_export import export_onnx
-    from slab_det.deploy.onnx_metadata import file_metadata
+    from slab_det.mm.onnx.export import export_onnx
+    from slab_det.mm.onnx.metadata import file_metadata
+
     for image in args.image:
         read_image(image)
     register_all_modules(init_default_scope=True)

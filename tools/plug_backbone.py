@@ -7,6 +7,7 @@ Writes a config that inherits CONFIG and holds what the backbone changes, after 
 built from it and trained for one step on made-up images; prints what changed, and what could not
 be adapted. docs/plug-in.md says how.
 """
+
 import argparse
 import os
 import tempfile
@@ -17,27 +18,40 @@ from slab_det.cli import InputError, load_config, run, writable_folder, write_te
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument(
-        'config', help='config file, or PACKAGE::NAME such as mmdet::atss/atss_r50_fpn_1x_coco.py')
+        'config', help='config file, or PACKAGE::NAME such as mmdet::atss/atss_r50_fpn_1x_coco.py'
+    )
     parser.add_argument(
-        '--backbone', required=True,
+        '--backbone',
+        required=True,
         help='its name, such as slab-swin-t, slab-pvt-s, slab-pvt-v2-b0, '
-        'slab-deit-t, slab-cswin-t or swin-t-prepbn')
-    parser.add_argument('--norm', choices=('prepbn', 'repbn', 'ln'), default='prepbn',
-                        help='norm of the backbone (default: prepbn)')
+        'slab-deit-t, slab-cswin-t or swin-t-prepbn',
+    )
     parser.add_argument(
-        '--attn', metavar='LETTERS',
+        '--norm',
+        choices=('prepbn', 'repbn', 'ln'),
+        default='prepbn',
+        help='norm of the backbone (default: prepbn)',
+    )
+    parser.add_argument(
+        '--attn',
+        metavar='LETTERS',
         help='attention stage by stage, L linear and S softmax, such as '
-        'LLSS (default: that of the name)')
+        'LLSS (default: that of the name)',
+    )
     parser.add_argument(
-        '--checkpoint', help='weights of the backbone to start from: a path, timm://NAME, or an '
-        'address; published SLAB files, LayerNorm ones of the same family, whole detectors')
+        '--checkpoint',
+        help='weights of the backbone to start from: a path, timm://NAME, or an '
+        'address; published SLAB files, LayerNorm ones of the same family, whole detectors',
+    )
     parser.add_argument('--out', required=True, metavar='NEW_CONFIG', help='config to write (.py)')
     parser.add_argument('--force', action='store_true', help='replace NEW_CONFIG if it exists')
-    parser.add_argument('--no-check', action='store_true',
-                        help='write it without the training step')
+    parser.add_argument(
+        '--no-check', action='store_true', help='write it without the training step'
+    )
     parser.add_argument('--traceback', action='store_true', help='show the whole trace of an error')
     args = parser.parse_args()
     if not args.out.endswith('.py'):
@@ -46,8 +60,11 @@ def parse_args() -> argparse.Namespace:
 
 
 def check_output(args: argparse.Namespace) -> None:
-    if os.path.exists(args.out) and os.path.exists(args.config) and os.path.samefile(
-            args.config, args.out):
+    if (
+        os.path.exists(args.out)
+        and os.path.exists(args.config)
+        and os.path.samefile(args.config, args.out)
+    ):
         raise InputError(f'--out {args.out} is the config itself: give another name')
     if os.path.isdir(args.out):
         raise InputError(f'--out {args.out} is a folder: give the name of a config')
@@ -59,14 +76,16 @@ def check_output(args: argparse.Namespace) -> None:
 
 def weights_of(checkpoint: str) -> dict:
     """Return the ``init_cfg`` for a checkpoint, of a backbone or of a whole detector."""
-    from slab_det.backbones.sources import open_checkpoint
     from slab_det.checkpoints import select_state_dict
+    from slab_det.mm.backbones.sources import open_checkpoint
+
     init_cfg = dict(type='Pretrained', checkpoint=checkpoint)
     try:
         keys = select_state_dict(open_checkpoint(checkpoint), None)
     except FileNotFoundError as error:
         raise InputError(
-            f'--checkpoint {checkpoint} is not a file: give the path of a checkpoint') from error
+            f'--checkpoint {checkpoint} is not a file: give the path of a checkpoint'
+        ) from error
     if any(key.startswith('backbone.') for key in keys):
         init_cfg['prefix'] = 'backbone.'
     return init_cfg
@@ -83,7 +102,8 @@ def resolved(text: str, base: str, config: str) -> object:
 
 
 def report(plan, trial, args: argparse.Namespace) -> None:
-    from slab_det.plug.report import changes_table, notes_text, trial_text
+    from slab_det.mm.plug.report import changes_table, notes_text, trial_text
+
     print(changes_table(plan))
     print(notes_text(plan, trial))
     print(trial_text(trial))
@@ -94,8 +114,17 @@ def main(args: argparse.Namespace) -> None:
     check_output(args)
     from mmdet.utils import register_all_modules
 
-    from slab_det.plug import (backbone_config, base_of, changed_settings, config_text,
-                               load_detector, make_plan, not_adapted, train_one_step)
+    from slab_det.mm.plug import (
+        backbone_config,
+        base_of,
+        changed_settings,
+        config_text,
+        load_detector,
+        make_plan,
+        not_adapted,
+        train_one_step,
+    )
+
     warnings.simplefilter('ignore')
     register_all_modules(init_default_scope=True)
     backbone = backbone_config(args.backbone, args.norm, args.attn)
@@ -109,7 +138,8 @@ def main(args: argparse.Namespace) -> None:
     if new.to_dict() != plan.after:
         wrong = list(changed_settings(plan.after, new.to_dict()))
         raise RuntimeError(
-            f'the config for {args.out} does not resolve to what was planned, {wrong}:\n{text}')
+            f'the config for {args.out} does not resolve to what was planned, {wrong}:\n{text}'
+        )
     try:
         trial = None if args.no_check else train_one_step(new, args.config)
     except InputError as error:

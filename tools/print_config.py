@@ -8,10 +8,16 @@ from slab_det.cli import InputError, add_config_arguments, load_config, run
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description='Print the whole config')
     add_config_arguments(parser)
-    parser.add_argument('--save-path', metavar='FILE', help='also write it here (.py, .json or .yml)')
+    parser.add_argument(
+        '--save-path', metavar='FILE', help='also write it here (.py, .json or .yml)'
+    )
     args = parser.parse_args()
-    if args.save_path is not None and not args.save_path.endswith(('.py', '.json', '.yml', '.yaml')):
-        parser.error(f'--save-path takes a name that ends in .py, .json, .yml or .yaml, got {args.save_path!r}')
+    if args.save_path is not None and not args.save_path.endswith(
+        ('.py', '.json', '.yml', '.yaml')
+    ):
+        parser.error(
+            f'--save-path takes a name that ends in .py, .json, .yml or .yaml, got {args.save_path!r}'
+        )
     return args
 
 

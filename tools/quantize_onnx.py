@@ -15,14 +15,28 @@ from slab_det.cli import InputError, run, writable_folder
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description='Quantize an ONNX detector to INT8')
     parser.add_argument('file', help='ONNX file of tools/export_onnx.py')
-    parser.add_argument('--calib', required=True, metavar='DIR',
-                        help='folder with images like those the detector will see, such as the training images')
-    parser.add_argument('--out', metavar='FILE.onnx', help='file to write (default: FILE_int8.onnx)')
-    parser.add_argument('--num', type=int, default=64, help='images of DIR to use, 0 for all (default: %(default)s)')
-    parser.add_argument('--method', choices=('minmax', 'percentile', 'entropy'), default='minmax',
-                        help='how ranges are found (default: %(default)s)')
+    parser.add_argument(
+        '--calib',
+        required=True,
+        metavar='DIR',
+        help='folder with images like those the detector will see, such as the training images',
+    )
+    parser.add_argument(
+        '--out', metavar='FILE.onnx', help='file to write (default: FILE_int8.onnx)'
+    )
+    parser.add_argument(
+        '--num', type=int, default=64, help='images of DIR to use, 0 for all (default: %(default)s)'
+    )
+    parser.add_argument(
+        '--method',
+        choices=('minmax', 'percentile', 'entropy'),
+        default='minmax',
+        help='how ranges are found (default: %(default)s)',
+    )
     parser.add_argument('--keep', metavar='REGEX', help='leave layers whose name fits in float32')
-    parser.add_argument('--threads', type=int, help='threads for the latency (default: one per core)')
+    parser.add_argument(
+        '--threads', type=int, help='threads for the latency (default: one per core)'
+    )
     parser.add_argument('--traceback', action='store_true', help='show the whole trace of an error')
     return parser.parse_args()
 
@@ -30,6 +44,7 @@ def parse_args() -> argparse.Namespace:
 def latencies(files: list, images: list, threads, rounds: int = 5) -> list:
     """Median milliseconds of a run of each file without reading and resizing, alternated."""
     from slab_det.deploy.onnx_detector import OnnxDetector, read_image
+
     detectors = [OnnxDetector(file, threads) for file in files]
     inputs = [detectors[0].preprocess(read_image(image))[None] for image in images[:4]]
     times = [[] for _ in files]
@@ -48,8 +63,11 @@ def main(args: argparse.Namespace) -> None:
         import onnx  # noqa: F401
         import onnxruntime  # noqa: F401
     except ImportError as error:
-        raise InputError(f'{error}: install what this needs with pip install -r requirements/onnx.txt') from error
-    from slab_det.deploy.onnx_quantize import calibration_images, quantize
+        raise InputError(
+            f'{error}: install what this needs with pip install -r requirements/onnx.txt'
+        ) from error
+    from slab_det.deploy.onnx.quantize import calibration_images, quantize
+
     source = Path(args.file)
     target = Path(args.out) if args.out else source.with_name(f'{source.stem}_int8.onnx')
     if target.suffix != '.onnx':
@@ -67,7 +85,9 @@ def main(args: argparse.Namespace) -> None:
     except OSError as error:
         raise InputError(f'--out {target} cannot be written: {error.strerror or error}') from error
     before, after = latencies([source, target], images, args.threads)
-    print(f'{layers} layers in INT8, ranges from {len(images)} images\n{"":<10}{"MiB":>8}{"ms":>10}')
+    print(
+        f'{layers} layers in INT8, ranges from {len(images)} images\n{"":<10}{"MiB":>8}{"ms":>10}'
+    )
     for name, file, latency in (('float32', source, before), ('INT8', target, after)):
         print(f'{name:<10}{os.path.getsize(file) / 2**20:>8.1f}{latency:>10.1f}')
     print(f'{before / after:.2f} times as fast\nwrote {target}')

@@ -6,21 +6,44 @@ import inspect
 import re
 import textwrap
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Iterator, List, Tuple
 
 from slab_det.cli import InputError, run, write_text
 
 ROOT = Path(__file__).resolve().parents[1]
 #: Modules whose public names the page lists, with what they need besides torch and timm.
 MODULES = (
-    'slab_det.backbones', 'slab_det.necks', 'slab_det.hooks', 'slab_det.layers',
-    'slab_det.models', 'slab_det.checkpoints', 'slab_det.calibration', 'slab_det.layer_norm_fit',
-    'slab_det.deploy', 'slab_det.datasets', 'slab_det.whole_files', 'slab_det.analysis',
-    'slab_det.analysis.schedule', 'slab_det.analysis.coco_results',
-    'slab_det.analysis.coco_errors', 'slab_det.visualization', 'slab_det.visualization.features')
-SECTIONS = ('Args', 'Arguments', 'Attributes', 'Raises', 'Returns', 'Shapes', 'Yields', 'Example',
-            'Examples', 'Note')
+    'slab_det.mm.backbones',
+    'slab_det.mm.necks',
+    'slab_det.mm.hooks',
+    'slab_det.layers',
+    'slab_det.models',
+    'slab_det.checkpoints',
+    'slab_det.statistics.calibration',
+    'slab_det.statistics.layer_norm_fit',
+    'slab_det.deploy',
+    'slab_det.mm.datasets',
+    'slab_det.mm.whole_files',
+    'slab_det.mm.analysis',
+    'slab_det.mm.analysis.schedule',
+    'slab_det.mm.analysis.coco_results',
+    'slab_det.mm.analysis.coco_errors',
+    'slab_det.mm.visualization',
+    'slab_det.mm.visualization.features',
+)
+SECTIONS = (
+    'Args',
+    'Arguments',
+    'Attributes',
+    'Raises',
+    'Returns',
+    'Shapes',
+    'Yields',
+    'Example',
+    'Examples',
+    'Note',
+)
 HEAD = """# API reference
 
 <!-- Written by tools/render_api.py from the docstrings; change those. -->
@@ -32,20 +55,28 @@ timm only; the others need mmengine, mmcv and mmdet.
 
 def parse_args(arguments=None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description='Render the docstrings to a page')
-    parser.add_argument('--out', default=str(ROOT / 'docs/api.md'), metavar='FILE',
-                        help='page to write (default: docs/api.md)')
-    parser.add_argument('--check', action='store_true',
-                        help='write nothing, fail where the page is out of date')
+    parser.add_argument(
+        '--out',
+        default=str(ROOT / 'docs/api.md'),
+        metavar='FILE',
+        help='page to write (default: docs/api.md)',
+    )
+    parser.add_argument(
+        '--check', action='store_true', help='write nothing, fail where the page is out of date'
+    )
     parser.add_argument('--traceback', action='store_true', help='show the whole trace of an error')
     return parser.parse_args(arguments)
 
 
-def public_names(module) -> List[str]:
+def public_names(module) -> list[str]:
     """``__all__``, else the classes and functions that the module itself defines."""
     if hasattr(module, '__all__'):
         return list(module.__all__)
-    return [name for name, value in vars(module).items()
-            if not name.startswith('_') and getattr(value, '__module__', '') == module.__name__]
+    return [
+        name
+        for name, value in vars(module).items()
+        if not name.startswith('_') and getattr(value, '__module__', '') == module.__name__
+    ]
 
 
 def signature(name: str, value) -> str:
@@ -65,7 +96,7 @@ def markdown(text: str) -> str:
     text = re.sub(r':math:`([^`]*)`', lambda match: f'`{_formula(match[1])}`', text)
     text = re.sub(r':\w+:`~?(?:[\w.]*\.)?([\w]+)`', r'`\1`', text)
     text = text.replace('``', '`')
-    lines: List[str] = []
+    lines: list[str] = []
     blocks = re.split(r'\n\s*\n', text)
     for block in blocks:
         if re.search(r'^\s*=====', block, re.MULTILINE):
@@ -89,7 +120,7 @@ def _formula(text: str) -> str:
     return re.sub(r'\\[,;]\s*', ' ', text).replace('\\', '')
 
 
-def _entries(body: str) -> List[str]:
+def _entries(body: str) -> list[str]:
     """``name: what it is`` with continuation lines, as a list."""
     lines = []
     for line in body.splitlines():
@@ -102,7 +133,7 @@ def _entries(body: str) -> List[str]:
     return lines
 
 
-def members(value) -> Iterator[Tuple[str, object]]:
+def members(value) -> Iterator[tuple[str, object]]:
     """The methods that a class of ours defines itself, with a docstring."""
     for name, method in vars(value).items():
         if not name.startswith('_') and inspect.isfunction(method) and method.__doc__:
@@ -122,20 +153,29 @@ def render() -> str:
             text = inspect.getdoc(value)
             if not value.__module__.startswith('slab_det') or not text:
                 continue
-            parts.append(f'\n### {public}\n\n```python\n'
-                         f'{_wrapped(signature(public, value))}\n```\n\n{markdown(text)}\n')
+            parts.append(
+                f'\n### {public}\n\n```python\n'
+                f'{_wrapped(signature(public, value))}\n```\n\n{markdown(text)}\n'
+            )
             if inspect.isclass(value):
                 for member, method in members(value):
-                    parts.append(f'\n#### {public}.{member}\n\n```python\n'
-                                 f'{_wrapped(signature(member, method))}\n```\n\n'
-                                 f'{markdown(inspect.getdoc(method))}\n')
+                    parts.append(
+                        f'\n#### {public}.{member}\n\n```python\n'
+                        f'{_wrapped(signature(member, method))}\n```\n\n'
+                        f'{markdown(inspect.getdoc(method))}\n'
+                    )
     return ''.join(parts)
 
 
 def _wrapped(call: str) -> str:
     name = call.partition('(')[0]
-    return textwrap.fill(call, 110, subsequent_indent=' ' * (len(name) + 1), break_long_words=False,
-                         break_on_hyphens=False)
+    return textwrap.fill(
+        call,
+        110,
+        subsequent_indent=' ' * (len(name) + 1),
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def main(args: argparse.Namespace) -> None:

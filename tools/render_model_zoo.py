@@ -2,8 +2,8 @@
 
 import argparse
 import os
-from pathlib import Path
 import warnings
+from pathlib import Path
 
 from slab_det.cli import InputError, run, write_text
 from slab_det.cli.tables import markdown_table
@@ -11,8 +11,15 @@ from slab_det.cli.tables import markdown_table
 ROOT = Path(__file__).resolve().parents[1]
 SHAPE = (800, 1216)
 NONE = '–'
-BACKBONE_COLUMNS = ('family', 'backbone', 'parameters', f'multiply-adds at {SHAPE[0]}x{SHAPE[1]}', 'ImageNet top-1',
-                    'checkpoint', 'configs')
+BACKBONE_COLUMNS = (
+    'family',
+    'backbone',
+    'parameters',
+    f'multiply-adds at {SHAPE[0]}x{SHAPE[1]}',
+    'ImageNet top-1',
+    'checkpoint',
+    'configs',
+)
 METRICS = ('box AP', 'mask AP')
 HEAD = f"""# Model zoo
 
@@ -52,12 +59,24 @@ NO_RESULTS = 'No COCO results have been measured with this package yet.\n'
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description='Render the metafiles of model-index.yml to a page')
-    parser.add_argument('--index', default=str(ROOT / 'model-index.yml'), metavar='FILE',
-                        help='index of the metafiles (default: that of the project)')
-    parser.add_argument('--out', default=str(ROOT / 'docs/model_zoo.md'), metavar='FILE',
-                        help='page to write (default: docs/model_zoo.md)')
-    parser.add_argument('--check', action='store_true', help='write nothing, fail where the page is out of date')
+    parser = argparse.ArgumentParser(
+        description='Render the metafiles of model-index.yml to a page'
+    )
+    parser.add_argument(
+        '--index',
+        default=str(ROOT / 'model-index.yml'),
+        metavar='FILE',
+        help='index of the metafiles (default: that of the project)',
+    )
+    parser.add_argument(
+        '--out',
+        default=str(ROOT / 'docs/model_zoo.md'),
+        metavar='FILE',
+        help='page to write (default: docs/model_zoo.md)',
+    )
+    parser.add_argument(
+        '--check', action='store_true', help='write nothing, fail where the page is out of date'
+    )
     parser.add_argument('--traceback', action='store_true', help='show the whole trace of an error')
     return parser.parse_args()
 
@@ -65,19 +84,26 @@ def parse_args() -> argparse.Namespace:
 def read_metafiles(index: Path) -> tuple:
     """Returns (collections, models) of every metafile that ``index`` imports."""
     import yaml
+
     collections, models = [], []
     files = [index]
     try:
-        files += [index.parent / name for name in yaml.safe_load(index.read_text(encoding='utf-8'))['Import']]
+        files += [
+            index.parent / name
+            for name in yaml.safe_load(index.read_text(encoding='utf-8'))['Import']
+        ]
         for file in files[1:]:
             content = yaml.safe_load(file.read_text(encoding='utf-8'))
             collections += content['Collections']
             models += content['Models']
     except OSError as error:
-        raise InputError(f'--index {index}: {error.filename} cannot be read: {error.strerror}') from error
+        raise InputError(
+            f'--index {index}: {error.filename} cannot be read: {error.strerror}'
+        ) from error
     except (yaml.YAMLError, KeyError, TypeError) as error:
-        raise InputError(f'--index {index}: {files[-1]} is no index or metafile: '
-                         f'{" ".join(str(error).split())}') from error
+        raise InputError(
+            f'--index {index}: {files[-1]} is no index or metafile: {" ".join(str(error).split())}'
+        ) from error
     return collections, models
 
 
@@ -90,21 +116,31 @@ def backbone_rows(collections: list, models: list, page: Path, index: Path) -> l
     from mmdet.registry import MODELS
     from mmdet.utils import register_all_modules
 
-    import slab_det  # noqa: F401
-    from slab_det.analysis import backbone_cost
+    from slab_det.mm.analysis import backbone_cost
+
     register_all_modules(init_default_scope=True)
     rows = []
     for collection in collections:
         for entry in collection['Backbones']:
             cost = backbone_cost(MODELS.build(dict(entry['Config'])), SHAPE)
-            configs = [link(model['Config'], page, index) for model in models
-                       if model['Metadata']['Backbone'] == entry['Name']]
+            configs = [
+                link(model['Config'], page, index)
+                for model in models
+                if model['Metadata']['Backbone'] == entry['Name']
+            ]
             weights = entry.get('Weights')
             accuracy = entry.get('Top 1 Accuracy')
-            rows.append((
-                collection['Name'], f'`{entry["Name"]}`', f'{cost.parameters / 1e6:.1f} M',
-                f'{cost.multiply_adds / 1e9:.1f} G', NONE if accuracy is None else f'{accuracy:.1f}',
-                f'[{weights.rsplit("/", 1)[-1]}]({weights})' if weights else NONE, '<br>'.join(configs) or NONE))
+            rows.append(
+                (
+                    collection['Name'],
+                    f'`{entry["Name"]}`',
+                    f'{cost.parameters / 1e6:.1f} M',
+                    f'{cost.multiply_adds / 1e9:.1f} G',
+                    NONE if accuracy is None else f'{accuracy:.1f}',
+                    f'[{weights.rsplit("/", 1)[-1]}]({weights})' if weights else NONE,
+                    '<br>'.join(configs) or NONE,
+                )
+            )
     return rows
 
 
@@ -115,8 +151,13 @@ def result_rows(models: list, page: Path, index: Path) -> list:
         for result in model.get('Results') or ():
             metrics.update(result['Metrics'])
         if metrics:
-            rows.append((link(model['Config'], page, index), str(model['Metadata']['Epochs']),
-                         *(f'{metrics[name]:.1f}' if name in metrics else NONE for name in METRICS)))
+            rows.append(
+                (
+                    link(model['Config'], page, index),
+                    str(model['Metadata']['Epochs']),
+                    *(f'{metrics[name]:.1f}' if name in metrics else NONE for name in METRICS),
+                )
+            )
     return rows
 
 
@@ -126,7 +167,9 @@ def render(index: Path, page: Path) -> str:
     backbones = backbone_rows(collections, models, page, index)
     text = HEAD + markdown_table(BACKBONE_COLUMNS, backbones, 'llrrrll') + '\n' + USE
     results = result_rows(models, page, index)
-    return text + (markdown_table(('config', 'epochs', *METRICS), results) + '\n' if results else NO_RESULTS)
+    return text + (
+        markdown_table(('config', 'epochs', *METRICS), results) + '\n' if results else NO_RESULTS
+    )
 
 
 def main(args: argparse.Namespace) -> None:

@@ -6,8 +6,19 @@ DIR receives NAME_deploy.pth and NAME_deploy.py, which tools/test.py and mmdet's
 import argparse
 from pathlib import Path
 
-from slab_det.cli import (InputError, add_config_arguments, check_checkpoint, check_fit, check_model, load_config,
-                          read_checkpoint, run, writable_folder, write_checkpoint, write_text)
+from slab_det.cli import (
+    InputError,
+    add_config_arguments,
+    check_checkpoint,
+    check_fit,
+    check_model,
+    load_config,
+    read_checkpoint,
+    run,
+    writable_folder,
+    write_checkpoint,
+    write_text,
+)
 
 #: Images, height x width, that the networks are compared on: whole windows, and odd.
 SIZES = ((224, 224), (250, 333))
@@ -15,20 +26,33 @@ SIZES = ((224, 224), (250, 333))
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description='Fold the norms of a trained detector into its linear layers')
+        description='Fold the norms of a trained detector into its linear layers'
+    )
     add_config_arguments(parser)
     parser.add_argument('checkpoint', help='checkpoint file of the trained detector')
-    parser.add_argument('--out', required=True, metavar='DIR', help='folder for the checkpoint and the config')
-    parser.add_argument('--drop-layer-norm', action='store_true',
-                        help='set a ratio that is not 0 to 0 first; this changes the outputs')
-    parser.add_argument('--shape', type=int, nargs=2, default=(800, 1216), metavar=('H', 'W'),
-                        help='image size for the multiply-adds (default: 800 1216)')
+    parser.add_argument(
+        '--out', required=True, metavar='DIR', help='folder for the checkpoint and the config'
+    )
+    parser.add_argument(
+        '--drop-layer-norm',
+        action='store_true',
+        help='set a ratio that is not 0 to 0 first; this changes the outputs',
+    )
+    parser.add_argument(
+        '--shape',
+        type=int,
+        nargs=2,
+        default=(800, 1216),
+        metavar=('H', 'W'),
+        help='image size for the multiply-adds (default: 800 1216)',
+    )
     return parser.parse_args()
 
 
 def largest_difference(trained, deployed) -> tuple:
     """Returns the largest difference between the feature maps, absolute and relative to the largest value."""
     import torch
+
     absolute = relative = 0.0
     with torch.no_grad():
         for size in SIZES:
@@ -41,7 +65,8 @@ def largest_difference(trained, deployed) -> tuple:
 
 
 def print_costs(trained, deployed, shape) -> None:
-    from slab_det.analysis import backbone_cost
+    from slab_det.mm.analysis import backbone_cost
+
     print(f'backbone at {shape[0]} x {shape[1]}    parameters    multiply-adds')
     for name, model in (('trained', trained), ('deployed', deployed)):
         cost = backbone_cost(model.backbone, tuple(shape))
@@ -57,7 +82,8 @@ def main(args: argparse.Namespace) -> None:
     from mmengine.config import Config
 
     from slab_det.deploy import UnfinishedRatioError, reparameterize
-    from slab_det.deploy.config import deploy_config
+    from slab_det.mm.deploy_config import deploy_config
+
     register_all_modules(init_default_scope=True)
     model = check_model(cfg, args.config)
     check_fit(args.checkpoint, model, 'checkpoint')
@@ -77,7 +103,9 @@ def main(args: argparse.Namespace) -> None:
     twin.eval()
 
     absolute, relative = largest_difference(model, twin)
-    print(f'largest difference of the feature maps: {absolute:.3g}, {relative:.3g} of the largest value')
+    print(
+        f'largest difference of the feature maps: {absolute:.3g}, {relative:.3g} of the largest value'
+    )
     if args.drop_layer_norm:
         print('  (--drop-layer-norm: it includes what the LayerNorm branch contributed)')
     print_costs(model, twin, args.shape)

@@ -7,10 +7,14 @@ from slab_det.cli import InputError, add_config_arguments, check_data, load_conf
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description='Evaluate an ONNX detector with the metrics of a config')
+    parser = argparse.ArgumentParser(
+        description='Evaluate an ONNX detector with the metrics of a config'
+    )
     add_config_arguments(parser)
     parser.add_argument('file', help='ONNX file of tools/export_onnx.py or tools/quantize_onnx.py')
-    parser.add_argument('--threads', type=int, help='threads of onnxruntime (default: one per core)')
+    parser.add_argument(
+        '--threads', type=int, help='threads of onnxruntime (default: one per core)'
+    )
     return parser.parse_args()
 
 
@@ -18,26 +22,37 @@ def check_classes(detector, dataset, config: str) -> None:
     """Raises InputError where the file's classes are not those of the data set."""
     classes = list(dataset.metainfo['classes'])
     if classes != detector.classes:
-        raise InputError(f'the file detects {", ".join(detector.classes)}, but the test set of {config} has '
-                         f'{", ".join(classes)}: give the config that it was exported with')
+        raise InputError(
+            f'the file detects {", ".join(detector.classes)}, but the test set of {config} has '
+            f'{", ".join(classes)}: give the config that it was exported with'
+        )
 
 
 def predictions(detector, dataset, index: int) -> dict:
     """What mmdet's metrics take as the result of an image."""
     import torch
+
     info = dataset.get_data_info(index)
     found = detector.predict(info['img_path'])
-    instances = dict(bboxes=torch.from_numpy(found.boxes), scores=torch.from_numpy(found.scores),
-                     labels=torch.from_numpy(found.labels))
+    instances = dict(
+        bboxes=torch.from_numpy(found.boxes),
+        scores=torch.from_numpy(found.scores),
+        labels=torch.from_numpy(found.labels),
+    )
     if found.masks is not None:
         instances['masks'] = torch.from_numpy(found.masks)
-    return dict(img_id=info['img_id'], img_path=info['img_path'], ori_shape=(info['height'], info['width']),
-                instances=info.get('instances', []), pred_instances=instances)
+    return dict(
+        img_id=info['img_id'],
+        img_path=info['img_path'],
+        ori_shape=(info['height'], info['width']),
+        instances=info.get('instances', []),
+        pred_instances=instances,
+    )
 
 
 def main(args: argparse.Namespace) -> None:
     cfg = load_config(args.config, args.cfg_options)
-    check_data(cfg, ('test', ))
+    check_data(cfg, ('test',))
 
     from mmdet.registry import DATASETS
     from mmdet.utils import register_all_modules
@@ -45,6 +60,7 @@ def main(args: argparse.Namespace) -> None:
     from mmengine.utils import track_iter_progress
 
     from slab_det.deploy.onnx_detector import OnnxDetector
+
     try:
         detector = OnnxDetector(args.file, args.threads)
     except ValueError as error:
@@ -60,7 +76,9 @@ def main(args: argparse.Namespace) -> None:
         result = predictions(detector, dataset, index)
         seconds += time.perf_counter() - start
         evaluator.process(data_samples=[result])
-    print(f'\n{len(dataset)} images, {1000 * seconds / max(len(dataset), 1):.1f} ms each with reading and resizing')
+    print(
+        f'\n{len(dataset)} images, {1000 * seconds / max(len(dataset), 1):.1f} ms each with reading and resizing'
+    )
     for name, value in evaluator.evaluate(len(dataset)).items():
         print(f'{name}: {value:.4f}')
 

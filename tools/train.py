@@ -2,22 +2,42 @@
 
 import argparse
 
-from slab_det.cli import (InputError, add_runner_arguments, check_amp, check_data, check_fit, check_hooks,
-                          check_model, check_resume, choose_work_dir, load_config, prepare_launcher, run,
-                          warn_of_missing_hook)
+from slab_det.cli import (
+    InputError,
+    add_runner_arguments,
+    check_amp,
+    check_data,
+    check_fit,
+    check_hooks,
+    check_model,
+    check_resume,
+    choose_work_dir,
+    load_config,
+    prepare_launcher,
+    run,
+    warn_of_missing_hook,
+)
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description='Train a detector')
     add_runner_arguments(parser)
-    parser.add_argument('--amp', action='store_true', help='train with automatic mixed precision (GPU only)')
     parser.add_argument(
-        '--auto-scale-lr', action='store_true',
-        help='scale the learning rate by the real batch size over auto_scale_lr.base_batch_size')
+        '--amp', action='store_true', help='train with automatic mixed precision (GPU only)'
+    )
     parser.add_argument(
-        '--resume', nargs='?', const='auto', metavar='CHECKPOINT',
+        '--auto-scale-lr',
+        action='store_true',
+        help='scale the learning rate by the real batch size over auto_scale_lr.base_batch_size',
+    )
+    parser.add_argument(
+        '--resume',
+        nargs='?',
+        const='auto',
+        metavar='CHECKPOINT',
         help='go on from this checkpoint; without a value, from the last one in the work dir, and from '
-        'the start where there is none')
+        'the start where there is none',
+    )
     return parser.parse_args()
 
 
@@ -30,8 +50,10 @@ def main(args: argparse.Namespace) -> None:
 
     if args.auto_scale_lr:
         if 'base_batch_size' not in (cfg.get('auto_scale_lr') or {}):
-            raise InputError(f'--auto-scale-lr needs auto_scale_lr=dict(base_batch_size=...) in {args.config}, '
-                             'the batch size for which its learning rate was chosen')
+            raise InputError(
+                f'--auto-scale-lr needs auto_scale_lr=dict(base_batch_size=...) in {args.config}, '
+                'the batch size for which its learning rate was chosen'
+            )
         cfg.auto_scale_lr.enable = True
 
     if args.resume is not None:
@@ -53,6 +75,7 @@ def main(args: argparse.Namespace) -> None:
     from mmdet.registry import RUNNERS
     from mmdet.utils import setup_cache_size_limit_of_dynamo
     from mmengine.runner import Runner
+
     setup_cache_size_limit_of_dynamo()
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     runner.train()

@@ -1,6 +1,7 @@
 """Pictures of loss, AP and ratio by iteration."""
+
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Dict, List, Sequence, Tuple
 
 import matplotlib
 import numpy as np
@@ -8,14 +9,14 @@ import numpy as np
 from slab_det.cli import whole_file
 
 matplotlib.use('Agg')
-from matplotlib import pyplot as plt  # noqa: E402
+from matplotlib import pyplot as plt
 
 #: Colours that differ in lightness too, so that they can be told apart without colour.
 COLORS = {'LN': '#000000', 'BN': '#d55e00', 'RepBN': '#e69f00', 'PRepBN': '#0072b2'}
-Rows = List[Dict[str, float]]
+Rows = list[dict[str, float]]
 
 
-def band(runs: Sequence[Rows], key: str) -> Tuple[np.ndarray, np.ndarray]:
+def band(runs: Sequence[Rows], key: str) -> tuple[np.ndarray, np.ndarray]:
     """Iterations that all runs have ``key`` for, and its values ``(runs, iterations)`` there."""
     tables = [{row['step']: row[key] for row in rows if key in row} for rows in runs]
     steps = sorted(set.intersection(*(set(table) for table in tables))) if tables else []
@@ -29,10 +30,12 @@ def _draw(axis, runs: Sequence[Rows], key: str, scale: float = 1.0, **style) -> 
     values = values * scale
     axis.plot(steps, values.mean(0), **style)
     if len(runs) > 1:
-        axis.fill_between(steps, values.min(0), values.max(0), color=style['color'], alpha=0.15, linewidth=0)
+        axis.fill_between(
+            steps, values.min(0), values.max(0), color=style['color'], alpha=0.15, linewidth=0
+        )
 
 
-def draw_curves(path: Path, title: str, results: Dict[Tuple[str, str], List[dict]]) -> None:
+def draw_curves(path: Path, title: str, results: dict[tuple[str, str], list[dict]]) -> None:
     """Write a picture with a row per attention: loss, box AP and ratio; lines are means over seeds,
     bands reach from the lowest to the highest.
 
@@ -43,8 +46,15 @@ def draw_curves(path: Path, title: str, results: Dict[Tuple[str, str], List[dict
         InputError: ``path`` cannot be written.
     """
     attentions = list(dict.fromkeys(attention for _, attention in results))
-    figure, grid = plt.subplots(len(attentions), 3, figsize=(11, 3.0 * len(attentions)), squeeze=False,
-                                sharex=True, sharey='col', constrained_layout=True)
+    figure, grid = plt.subplots(
+        len(attentions),
+        3,
+        figsize=(11, 3.0 * len(attentions)),
+        squeeze=False,
+        sharex=True,
+        sharey='col',
+        constrained_layout=True,
+    )
     for row, attention in zip(grid, attentions):
         for (norm, kind), cell in results.items():
             if kind != attention:

@@ -1,9 +1,11 @@
 """What is trained: the cells of the grid and of the further studies, and their configs."""
+
 import copy
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from typing import Any
 
 CONFIGS = Path(__file__).parent / 'configs'
 NORMS = ('LN', 'BN', 'RepBN', 'PRepBN')
@@ -27,6 +29,7 @@ CALIBRATION_IMAGES = 64
 @dataclass(frozen=True)
 class Budget:
     """What every run of a data set gets, in iterations of four images."""
+
     iterations: int
     warm_up: int
     lr: float
@@ -56,13 +59,14 @@ class Cell:
         valid_tokens: whether ValidTokensHook keeps padding out of the statistics.
         fit_layer_norm: whether the RepBN branch begins at the affine map closest to the LayerNorm.
     """
+
     data: str
     norm: str
     attention: str
     study: str = 'grid'
     batch: int = BATCH
     ratio_end: float = 0.8
-    start: Optional[str] = None
+    start: str | None = None
     norm_eval: bool = False
     length: int = 1
     valid_tokens: bool = False
@@ -87,58 +91,82 @@ class Cell:
         return '-'.join(words)
 
 
-def grid() -> List[Cell]:
+def grid() -> list[Cell]:
     """The cells of the paper's ablation: all norms on BCCD, the two that matter most on shapes."""
-    cells = [Cell('bccd', norm, attention) for attention in reversed(ATTENTIONS)
-             for norm in ('LN', 'PRepBN', 'BN', 'RepBN')]
-    return cells + [Cell('shapes', norm, attention) for attention in reversed(ATTENTIONS)
-                    for norm in ('LN', 'PRepBN')]
+    cells = [
+        Cell('bccd', norm, attention)
+        for attention in reversed(ATTENTIONS)
+        for norm in ('LN', 'PRepBN', 'BN', 'RepBN')
+    ]
+    return cells + [
+        Cell('shapes', norm, attention)
+        for attention in reversed(ATTENTIONS)
+        for norm in ('LN', 'PRepBN')
+    ]
 
 
-def schedule_cells() -> List[Cell]:
+def schedule_cells() -> list[Cell]:
     """PRepBN with shorter and longer decays of its ratio."""
     return [Cell('bccd', 'PRepBN', 'SLA', 'schedule', ratio_end=end) for end in (0.05, 0.4, 1.0)]
 
 
-def batch_cells() -> List[Cell]:
+def batch_cells() -> list[Cell]:
     """One to eight images per iteration, the same number of images in all."""
-    return [Cell('bccd', norm, 'SLA', 'batch', batch=batch)
-            for batch in (1, 8, 2) for norm in ('PRepBN', 'LN', 'BN')]
+    return [
+        Cell('bccd', norm, 'SLA', 'batch', batch=batch)
+        for batch in (1, 8, 2)
+        for norm in ('PRepBN', 'LN', 'BN')
+    ]
 
 
-def norm_eval_cells() -> List[Cell]:
+def norm_eval_cells() -> list[Cell]:
     """Fine-tuning of a finished detector with statistics that move on or stay."""
-    return [Cell('bccd', norm, 'SLA', 'norm_eval', start=f'grid-bccd-{norm}-SLA', norm_eval=frozen)
-            for norm in ('PRepBN', 'BN') for frozen in (True, False)]
+    return [
+        Cell('bccd', norm, 'SLA', 'norm_eval', start=f'grid-bccd-{norm}-SLA', norm_eval=frozen)
+        for norm in ('PRepBN', 'BN')
+        for frozen in (True, False)
+    ]
 
 
-def length_cells() -> List[Cell]:
+def length_cells() -> list[Cell]:
     """Mask R-CNN trained longer: whether a norm that is behind catches up."""
     return [Cell('shapes', norm, 'SLA', 'length', length=3) for norm in ('PRepBN', 'LN')]
 
 
-def padding_cells() -> List[Cell]:
+def padding_cells() -> list[Cell]:
     """Images of six shapes in every batch, their padding counted by the statistics or not."""
     return [Cell('bccd', 'PRepBN', 'SLA', 'padding', valid_tokens=flag) for flag in (True, False)]
 
 
-def from_ln_cells() -> List[Cell]:
+def from_ln_cells() -> list[Cell]:
     """From the LayerNorm detector to none: with a fitted branch, a new one, and one that stays as it is."""
     start = 'grid-bccd-LN-SLA'
-    return [Cell('bccd', 'PRepBN', 'SLA', 'from_ln', start=start, fit_layer_norm=True),
-            Cell('bccd', 'PRepBN', 'SLA', 'from_ln', start=start),
-            Cell('bccd', 'PRepBN', 'SLA', 'from_ln', start=start, norm_eval=True)]
+    return [
+        Cell('bccd', 'PRepBN', 'SLA', 'from_ln', start=start, fit_layer_norm=True),
+        Cell('bccd', 'PRepBN', 'SLA', 'from_ln', start=start),
+        Cell('bccd', 'PRepBN', 'SLA', 'from_ln', start=start, norm_eval=True),
+    ]
 
 
-def calibration_cells() -> List[Cell]:
+def calibration_cells() -> list[Cell]:
     """The finished detectors with BatchNorm statistics recomputed; nothing is trained."""
-    return [Cell('bccd', norm, attention, 'calibration', start=f'grid-bccd-{norm}-{attention}')
-            for attention in reversed(ATTENTIONS) for norm in ('PRepBN', 'BN', 'RepBN')]
+    return [
+        Cell('bccd', norm, attention, 'calibration', start=f'grid-bccd-{norm}-{attention}')
+        for attention in reversed(ATTENTIONS)
+        for norm in ('PRepBN', 'BN', 'RepBN')
+    ]
 
 
-STUDIES = {'grid': grid, 'calibration': calibration_cells, 'schedule': schedule_cells, 'batch': batch_cells,
-           'norm_eval': norm_eval_cells, 'length': length_cells, 'padding': padding_cells,
-           'from_ln': from_ln_cells}
+STUDIES = {
+    'grid': grid,
+    'calibration': calibration_cells,
+    'schedule': schedule_cells,
+    'batch': batch_cells,
+    'norm_eval': norm_eval_cells,
+    'length': length_cells,
+    'padding': padding_cells,
+    'from_ln': from_ln_cells,
+}
 
 
 def iterations(cell: Cell) -> int:
@@ -150,7 +178,7 @@ def iterations(cell: Cell) -> int:
     return total // 4 if cell.start else total
 
 
-def make_config(cell: Cell, seed: int, work_dir: Path, start: Optional[Path] = None):
+def make_config(cell: Cell, seed: int, work_dir: Path, start: Path | None = None):
     """Return the config of one run.
 
     Args:
@@ -158,36 +186,63 @@ def make_config(cell: Cell, seed: int, work_dir: Path, start: Optional[Path] = N
         start: the checkpoint that it starts from, where the cell has one.
     """
     from slab_det.cli import load_config
+
     cfg = load_config(str(CONFIGS / f'{cell.data}.py'))
     budget, total = BUDGETS[cell.data], iterations(cell)
-    backbone: Dict[str, Any] = dict(
-        norm_cfg=dict(type=cell.norm), attn_types=TYPES[cell.attention],
-        window_sizes=WINDOWS[cell.data][cell.attention], norm_eval=cell.norm_eval)
+    backbone: dict[str, Any] = dict(
+        norm_cfg=dict(type=cell.norm),
+        attn_types=TYPES[cell.attention],
+        window_sizes=WINDOWS[cell.data][cell.attention],
+        norm_eval=cell.norm_eval,
+    )
     # The square root is what AdamW wants where the batch changes (Malladi et al., NeurIPS 2022).
     lr = budget.lr * (cell.batch / BATCH) ** 0.5 * (0.1 if cell.study == 'norm_eval' else 1.0)
     warm_up = budget.warm_up * BATCH // cell.batch
-    cfg.merge_from_dict({
-        'model.backbone': backbone,
-        'optim_wrapper.optimizer.lr': lr,
-        'train_dataloader.batch_size': cell.batch,
-        # Evaluations are logged by iteration too; an iteration-based loop stays in epoch 0.
-        'default_hooks.logger': dict(interval=max(total // 40, 1), log_metric_by_epoch=False),
-        # Two: mmengine removes the oldest before it writes the newest, and a kill may come between.
-        'default_hooks.checkpoint': dict(by_epoch=False, interval=max(total // 8, 1), max_keep_ckpts=2),
-        'randomness.seed': seed,
-    })
-    cfg.train_cfg = dict(type='IterBasedTrainLoop', max_iters=total,
-                         val_interval=max(total // (1 if cell.start else budget.evaluations), 1))
+    cfg.merge_from_dict(
+        {
+            'model.backbone': backbone,
+            'optim_wrapper.optimizer.lr': lr,
+            'train_dataloader.batch_size': cell.batch,
+            # Evaluations are logged by iteration too; an iteration-based loop stays in epoch 0.
+            'default_hooks.logger': dict(interval=max(total // 40, 1), log_metric_by_epoch=False),
+            # Two: mmengine removes the oldest before it writes the newest, and a kill may come between.
+            'default_hooks.checkpoint': dict(
+                by_epoch=False, interval=max(total // 8, 1), max_keep_ckpts=2
+            ),
+            'randomness.seed': seed,
+        }
+    )
+    cfg.train_cfg = dict(
+        type='IterBasedTrainLoop',
+        max_iters=total,
+        val_interval=max(total // (1 if cell.start else budget.evaluations), 1),
+    )
     cfg.param_scheduler = [
-        dict(type='LinearLR', start_factor=0.01, begin=0, end=min(warm_up, total // 2), by_epoch=False),
-        dict(type='CosineAnnealingLR', T_max=total, begin=0, end=total, eta_min=1e-5, by_epoch=False),
+        dict(
+            type='LinearLR',
+            start_factor=0.01,
+            begin=0,
+            end=min(warm_up, total // 2),
+            by_epoch=False,
+        ),
+        dict(
+            type='CosineAnnealingLR', T_max=total, begin=0, end=total, eta_min=1e-5, by_epoch=False
+        ),
     ]
     for hook in cfg.custom_hooks:
         if hook['type'] == 'PRepBNHook':
             hook.update(end=cell.ratio_end, allow_missing=cell.norm != 'PRepBN')
     if cell.fit_layer_norm:
-        cfg.custom_hooks.append(dict(type='BNCalibrationHook', fit_layer_norm=True, at_val=False, at_end=False,
-                                     num_images=CALIBRATION_IMAGES, num_workers=0))
+        cfg.custom_hooks.append(
+            dict(
+                type='BNCalibrationHook',
+                fit_layer_norm=True,
+                at_val=False,
+                at_end=False,
+                num_images=CALIBRATION_IMAGES,
+                num_workers=0,
+            )
+        )
     if cell.study == 'padding':
         _mix_shapes(cfg)
     if cell.valid_tokens:
@@ -207,7 +262,9 @@ def _mix_shapes(cfg) -> None:
     cfg.model.data_preprocessor.pad_size_divisor = 32
     pipeline = cfg.train_dataloader.dataset.pipeline
     resize = next(step for step in pipeline if step.type == 'Resize')
-    pipeline[pipeline.index(resize)] = dict(type='RandomChoiceResize', scales=list(SHAPES), keep_ratio=False)
+    pipeline[pipeline.index(resize)] = dict(
+        type='RandomChoiceResize', scales=list(SHAPES), keep_ratio=False
+    )
     data = cfg.val_dataloader.dataset
     images = len(json.loads((Path(data.data_root) / data.ann_file).read_text())['images'])
     parts = []
@@ -223,7 +280,9 @@ def _mix_shapes(cfg) -> None:
     cfg.test_dataloader = cfg.val_dataloader
 
 
-def select(cells: Sequence[Cell], only: Sequence[str], seeds: Sequence[int]) -> List[Tuple[Cell, int]]:
+def select(
+    cells: Sequence[Cell], only: Sequence[str], seeds: Sequence[int]
+) -> list[tuple[Cell, int]]:
     """The runs of the cells whose name holds one of the words ``only`` (all without one), every
     cell once before any cell's next seed."""
     chosen = [cell for cell in cells if not only or any(word in cell.name for word in only)]

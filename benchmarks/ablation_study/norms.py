@@ -1,4 +1,5 @@
 """BatchNorm alone, the cell of the ablation that the package has no use for."""
+
 import torch
 
 from slab_det.layers import RepBN

@@ -1,6 +1,7 @@
 """Means, spreads and paired differences over seeds."""
+
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Mapping, Optional, Sequence
 
 import numpy as np
 from scipy import stats
@@ -10,8 +11,9 @@ from scipy import stats
 class Summary:
     """Mean and sample standard deviation, ``sqrt(sum((x - mean)^2) / (n - 1))``, of ``n`` values;
     the deviation of one value is None."""
+
     mean: float
-    std: Optional[float]
+    std: float | None
     count: int
 
 
@@ -19,8 +21,9 @@ class Summary:
 class Difference:
     """Mean of the differences of ``count`` pairs, and half the width of its confidence interval
     (None for one pair)."""
+
     mean: float
-    margin: Optional[float]
+    margin: float | None
     count: int
 
     @property
@@ -29,7 +32,7 @@ class Difference:
         return self.margin is not None and abs(self.mean) > self.margin
 
 
-def summarize(values: Sequence[float]) -> Optional[Summary]:
+def summarize(values: Sequence[float]) -> Summary | None:
     """Summary of ``values``, None of none."""
     if not len(values):
         return None
@@ -37,8 +40,9 @@ def summarize(values: Sequence[float]) -> Optional[Summary]:
     return Summary(float(np.mean(values)), std, len(values))
 
 
-def paired_difference(first: Mapping[int, float], second: Mapping[int, float],
-                      confidence: float = 0.95) -> Optional[Difference]:
+def paired_difference(
+    first: Mapping[int, float], second: Mapping[int, float], confidence: float = 0.95
+) -> Difference | None:
     """``first - second`` over the seeds that both have; None where there is none.
 
     The interval is Student's: ``mean +- t * s / sqrt(n)`` with the sample standard deviation ``s`` of
@@ -52,4 +56,4 @@ def paired_difference(first: Mapping[int, float], second: Mapping[int, float],
     if summary.std is None:
         return Difference(summary.mean, None, 1)
     t = stats.t.ppf((1 + confidence) / 2, summary.count - 1)
-    return Difference(summary.mean, float(t * summary.std / summary.count ** 0.5), summary.count)
+    return Difference(summary.mean, float(t * summary.std / summary.count**0.5), summary.count)

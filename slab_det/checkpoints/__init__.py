@@ -1,4 +1,5 @@
 """Checkpoints of other origin under our names: names and shapes only."""
+
 from .convert import convert_state_dict, load_into
 from .families import FAMILIES, detect_family, to_our_names
 from .family import CheckpointError, Family
@@ -7,7 +8,16 @@ from .report import LoadReport
 from .timm_filter import checkpoint_filter_fn
 
 __all__ = [
-    'CheckpointError', 'FAMILIES', 'Family', 'LoadReport', 'checkpoint_filter_fn',
-    'convert_state_dict', 'detect_family', 'load_into', 'read_checkpoint', 'select_state_dict',
-    'stored_grid_sizes', 'to_our_names'
+    'CheckpointError',
+    'FAMILIES',
+    'Family',
+    'LoadReport',
+    'checkpoint_filter_fn',
+    'convert_state_dict',
+    'detect_family',
+    'load_into',
+    'read_checkpoint',
+    'select_state_dict',
+    'stored_grid_sizes',
+    'to_our_names',
 ]

@@ -1,29 +1,36 @@
 """Fitting a checkpoint of known origin into one of our models."""
+
 import re
-from typing import Dict, List, Mapping, Optional, Tuple
+from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from ..layers.norm_names import (STEP_COUNTERS, canonical_norm, layer_norm_entries,
-                                 repbn_entries, replace_entries)
-from ..layers.positions import resize_grid, square_grid
+from slab_det.layers.norm_names import (
+    STEP_COUNTERS,
+    canonical_norm,
+    layer_norm_entries,
+    repbn_entries,
+    replace_entries,
+)
+from slab_det.layers.positions import resize_grid, square_grid
+
 from .families import detect_family, to_our_names
 from .family import CheckpointError, Family, Weights
 from .reading import read_checkpoint, select_state_dict, stored_grid_sizes
 from .report import LoadReport, shorten
 
-GridSizes = Mapping[str, Tuple[int, int]]
+GridSizes = Mapping[str, tuple[int, int]]
 
 
 def convert_state_dict(
     source: Weights,
     target: Weights,
-    optional: Tuple[str, ...] = (),
+    optional: tuple[str, ...] = (),
     resize_grids: bool = False,
-    grid_sizes: Optional[GridSizes] = None,
-    source_grid_sizes: Optional[GridSizes] = None,
-    unchecked: Tuple[str, ...] = (),
-) -> Tuple[Dict[str, Tensor], LoadReport]:
+    grid_sizes: GridSizes | None = None,
+    source_grid_sizes: GridSizes | None = None,
+    unchecked: tuple[str, ...] = (),
+) -> tuple[dict[str, Tensor], LoadReport]:
     """Return ``source`` under the names of ``target``, and a report.
 
     Args:
@@ -61,7 +68,8 @@ def convert_state_dict(
                 raise CheckpointError(
                     f'{key} has shape {tuple(value.shape)} in the checkpoint ({origin}), but '
                     f'{tuple(target[key].shape)} in the model ({model}); choose the arch and '
-                    'options of the checkpoint.')
+                    'options of the checkpoint.'
+                )
             fitted[key] = value
             report.used.append(key)
         elif family.may_be_ignored(key, target):
@@ -69,19 +77,25 @@ def convert_state_dict(
         else:
             raise CheckpointError(
                 f'the model ({model}) has no place for {key} of the checkpoint ({origin}); choose '
-                'the arch, attn_types and norm of the checkpoint.')
+                'the arch, attn_types and norm of the checkpoint.'
+            )
     report.missing = [key for key in target if key not in fitted]
-    lacking = [key for key in report.missing
-               if not key.startswith(optional) and not key.startswith('head.')]
+    lacking = [
+        key
+        for key in report.missing
+        if not key.startswith(optional) and not key.startswith('head.')
+    ]
     if lacking:
         raise CheckpointError(
             f'the checkpoint ({origin}) lacks {shorten(lacking)} of the model ({model}); choose the '
-            'arch, attn_types and norm of the checkpoint.')
+            'arch, attn_types and norm of the checkpoint.'
+        )
     return fitted, report
 
 
-def load_into(model: nn.Module, path: str, prefix: Optional[str] = None,
-              resize_grids: bool = False) -> LoadReport:
+def load_into(
+    model: nn.Module, path: str, prefix: str | None = None, resize_grids: bool = False
+) -> LoadReport:
     """Load the checkpoint file ``path`` into a transformer of :mod:`slab_det.models`.
 
     Args:
@@ -96,8 +110,12 @@ def load_into(model: nn.Module, path: str, prefix: Optional[str] = None,
     """
     checkpoint = read_checkpoint(path)
     weights, report = convert_state_dict(
-        select_state_dict(checkpoint, prefix), model.state_dict(), resize_grids=resize_grids,
-        grid_sizes=model.grid_sizes(), source_grid_sizes=stored_grid_sizes(checkpoint))
+        select_state_dict(checkpoint, prefix),
+        model.state_dict(),
+        resize_grids=resize_grids,
+        grid_sizes=model.grid_sizes(),
+        source_grid_sizes=stored_grid_sizes(checkpoint),
+    )
     model.load_state_dict(weights, strict=False)
     return report
 
@@ -105,41 +123,55 @@ def load_into(model: nn.Module, path: str, prefix: Optional[str] = None,
 def _describe_target(target: Weights, family: Family, origin: str) -> str:
     own = detect_family(target)
     if own is not family:
-        raise CheckpointError(f'the checkpoint is a {origin}, but the model a {own.describe(target)}; '
-                              f'load it into a {family.title}.')
+        raise CheckpointError(
+            f'the checkpoint is a {origin}, but the model a {own.describe(target)}; '
+            f'load it into a {family.title}.'
+        )
     return family.describe(target)
 
 
-def _fit_grid(key: str, value: Tensor, target: Tensor, sizes: List[Optional[Tuple[int, int]]],
-              family: Family, resize: bool) -> Tensor:
+def _fit_grid(
+    key: str,
+    value: Tensor,
+    target: Tensor,
+    sizes: list[tuple[int, int] | None],
+    family: Family,
+    resize: bool,
+) -> Tensor:
     """Return the grid ``value`` resized to the shape of ``target``; ``sizes`` are height and width
     of both, None for a square."""
     if value.shape[-1] != target.shape[-1]:
-        raise CheckpointError(f'{key} has {value.shape[-1]} channels in the checkpoint, but '
-                              f'{target.shape[-1]} in the model; choose the arch of the checkpoint.')
+        raise CheckpointError(
+            f'{key} has {value.shape[-1]} channels in the checkpoint, but '
+            f'{target.shape[-1]} in the model; choose the arch of the checkpoint.'
+        )
     if not resize:
-        words = [str(tuple(grid.shape)) + (' of {} x {} tokens'.format(*size) if size else '')
-                 for grid, size in zip((value, target), sizes)]
+        words = [
+            str(tuple(grid.shape)) + (' of {} x {} tokens'.format(*size) if size else '')
+            for grid, size in zip((value, target), sizes)
+        ]
         raise CheckpointError(
             f'the grid {key} has shape {words[0]} in the checkpoint, but {words[1]} in the model; '
             'build the model for the size of images or windows of the checkpoint, or allow grids '
-            'to be resized with resize_grids=True.')
+            'to be resized with resize_grids=True.'
+        )
     try:
         sizes = [size or square_grid(grid.shape[-2]) for size, grid in zip(sizes, (value, target))]
     except ValueError as error:
         raise CheckpointError(f'{key} cannot be resized: {error}') from error
-    grid = resize_grid(value.reshape(1, *value.shape[-2:]).float(), *sizes,
-                       mode=family.grid_mode(key))
+    grid = resize_grid(
+        value.reshape(1, *value.shape[-2:]).float(), *sizes, mode=family.grid_mode(key)
+    )
     return grid.to(value.dtype).reshape(target.shape)
 
 
-def _convert_norms(weights: Dict[str, Tensor], target: Weights,
-                   moved: List[str]) -> Optional[float]:
+def _convert_norms(weights: dict[str, Tensor], target: Weights, moved: list[str]) -> float | None:
     """Give the norms in ``weights`` the entries of the target's norms; return the ratio."""
     ratio = None
     for prefix in sorted(_norm_prefixes(weights) | _norm_prefixes(target)):
-        entries = {key[len(prefix):]: value
-                   for key, value in weights.items() if key.startswith(prefix)}
+        entries = {
+            key[len(prefix) :]: value for key, value in weights.items() if key.startswith(prefix)
+        }
         if not entries:
             continue
         canonical = canonical_norm(entries)
@@ -151,13 +183,15 @@ def _convert_norms(weights: Dict[str, Tensor], target: Weights,
             if found:
                 raise CheckpointError(
                     f'the norm {prefix[:-1]} of the checkpoint has ratio {found:.4g}, but RepBN has '
-                    "no LayerNorm branch; use norm_cfg=dict(type='PRepBN').")
+                    "no LayerNorm branch; use norm_cfg=dict(type='PRepBN')."
+                )
             new = repbn_entries(canonical)
         elif prefix + 'weight' in target and prefix + 'running_mean' not in target:
             if found != 1:
                 raise CheckpointError(
                     f'the norm {prefix[:-1]} of the checkpoint is a PRepBN at ratio {found:.4g}, but '
-                    "a LayerNorm in the model; use norm_cfg=dict(type='PRepBN').")
+                    "a LayerNorm in the model; use norm_cfg=dict(type='PRepBN')."
+                )
             new = layer_norm_entries(canonical)
         else:
             new = {name: value for name, value in entries.items() if name not in STEP_COUNTERS}
@@ -167,9 +201,9 @@ def _convert_norms(weights: Dict[str, Tensor], target: Weights,
     return ratio
 
 
-def _complete(canonical: Dict[str, Tensor], target: Weights, prefix: str) -> Dict[str, Tensor]:
+def _complete(canonical: dict[str, Tensor], target: Weights, prefix: str) -> dict[str, Tensor]:
     """Fill the branch that the source lacks from the target, which keeps its values there."""
-    own = {key[len(prefix):]: value for key, value in target.items() if key.startswith(prefix)}
+    own = {key[len(prefix) :]: value for key, value in target.items() if key.startswith(prefix)}
     return {**own, **canonical}
 
 
@@ -178,7 +212,7 @@ def _norm_prefixes(weights: Weights) -> set:
     prefixes = set()
     for key in weights:
         for leaf in ('norm2.alpha', 'repbn.eta', 'alpha', 'eta'):
-            prefix = key[:-len(leaf)]
+            prefix = key[: -len(leaf)]
             # A RepBN may itself be called norm2; then there is no LayerNorm branch beside it.
             whole = leaf != 'norm2.alpha' or prefix + 'norm1.weight' in weights
             if key.endswith('.' + leaf) and whole:
@@ -191,8 +225,12 @@ def _check_deployed(source: Weights, target: Weights) -> None:
     norm = re.compile(r'(^|\.)blocks\.\d+\.norm1\.')
     deployed = [not any(map(norm.search, weights)) for weights in (source, target)]
     if deployed == [True, False]:
-        raise CheckpointError('the checkpoint is re-parameterized, but the model is not; set '
-                              'deploy=True in the backbone.')
+        raise CheckpointError(
+            'the checkpoint is re-parameterized, but the model is not; set '
+            'deploy=True in the backbone.'
+        )
     if deployed == [False, True]:
-        raise CheckpointError('the model has deploy=True, but the checkpoint is not '
-                              're-parameterized; make one with tools/reparameterize.py.')
+        raise CheckpointError(
+            'the model has deploy=True, but the checkpoint is not '
+            're-parameterized; make one with tools/reparameterize.py.'
+        )

@@ -1,13 +1,11 @@
 """The families that are known, and which of them a state dict is."""
-from typing import Dict, List, Tuple
 
 from torch import Tensor
 
 from . import cswin, deit, pvt, pvt_v2, swin
 from .family import CheckpointError, Family, Weights
 
-FAMILIES: List[Family] = [swin.FAMILY, pvt.FAMILY, pvt_v2.FAMILY, deit.FAMILY,
-                          cswin.FAMILY]
+FAMILIES: list[Family] = [swin.FAMILY, pvt.FAMILY, pvt_v2.FAMILY, deit.FAMILY, cswin.FAMILY]
 
 _OTHERS = {
     'layer1.0.conv1.weight': 'a ResNet',
@@ -31,14 +29,17 @@ def detect_family(state_dict: Weights) -> Family:
     hint = ''
     if 'backbone' in tops:
         hint = " It looks like a whole detector: pass prefix='backbone.'."
-    raise CheckpointError('the checkpoint is of no known family, its entries begin with '
-                          f'{", ".join(map(repr, tops[:12]))}.{hint}')
+    raise CheckpointError(
+        'the checkpoint is of no known family, its entries begin with '
+        f'{", ".join(map(repr, tops[:12]))}.{hint}'
+    )
 
 
-def to_our_names(state_dict: Weights,
-                 family: Family) -> Tuple[Dict[str, Tensor], List[str], List[str]]:
+def to_our_names(
+    state_dict: Weights, family: Family
+) -> tuple[dict[str, Tensor], list[str], list[str]]:
     """Return ``state_dict`` under our module names, what was renamed and what was dropped."""
-    weights: Dict[str, Tensor] = {}
+    weights: dict[str, Tensor] = {}
     moved, dropped = [], []
     for key, entries in family.translate(state_dict).items():
         if entries:
@@ -49,6 +50,7 @@ def to_our_names(state_dict: Weights,
             if name in weights:
                 raise CheckpointError(
                     f'the checkpoint mixes two namings: {name} comes from {key} and from another '
-                    'entry; keep one of them.')
+                    'entry; keep one of them.'
+                )
             weights[name] = value
     return weights, moved, dropped

@@ -1,7 +1,9 @@
 """What a family of transformers tells about its checkpoints."""
-from dataclasses import dataclass
+
 import re
-from typing import Any, Callable, Dict, Mapping, Optional, Tuple
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
@@ -33,16 +35,17 @@ class Family:
         stages: what the names of a stage's entries begin with, followed by its number.
         shown: the arguments that name a size for a reader.
     """
+
     name: str
     title: str
     model: str
     matches: Callable[[Weights], bool]
-    translate: Callable[[Weights], Dict[str, Dict[str, Tensor]]]
-    arguments: Callable[[Weights], Dict[str, Any]]
+    translate: Callable[[Weights], dict[str, dict[str, Tensor]]]
+    arguments: Callable[[Weights], dict[str, Any]]
     spare: str = r'norm\.'
-    grids: Tuple[Tuple[str, str], ...] = ()
+    grids: tuple[tuple[str, str], ...] = ()
     stages: str = 'layers.'
-    shown: Tuple[str, ...] = ('embed_dim', 'depths', 'attn_types')
+    shown: tuple[str, ...] = ('embed_dim', 'depths', 'attn_types')
 
     def describe(self, weights: Weights) -> str:
         """Return family and size in words, from a state dict in our naming."""
@@ -57,7 +60,7 @@ class Family:
             return int(match.group(1)) >= count_children(target, self.stages)
         return re.match(rf'head\.|norm\d+\.|{self.spare}', key) is not None
 
-    def grid_mode(self, key: str) -> Optional[str]:
+    def grid_mode(self, key: str) -> str | None:
         """Return the interpolation that resizes the entry ``key``, None if it is no grid."""
         return dict(self.grids).get(key.rsplit('.', 1)[-1])
 

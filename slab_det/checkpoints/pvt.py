@@ -1,15 +1,20 @@
 """Names of PVT checkpoints: ours, the published and official ones, timm's and mmdet's."""
+
 import re
-from typing import Any, Dict, Optional, Tuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from .family import Family, Weights, count_children, norm_type
 
-_FIRST_QUERY = ('layers.0.blocks.0.attn.q.weight', 'block1.0.attn.q.weight',
-                'stages.0.blocks.0.attn.q.weight', 'layers.0.1.0.attn.attn.in_proj_weight',
-                'layers.0.1.1.attn.attn.in_proj_weight')
+_FIRST_QUERY = (
+    'layers.0.blocks.0.attn.q.weight',
+    'block1.0.attn.q.weight',
+    'stages.0.blocks.0.attn.q.weight',
+    'layers.0.1.0.attn.attn.in_proj_weight',
+    'layers.0.1.1.attn.attn.in_proj_weight',
+)
 
 
 def is_pyramid(state_dict: Weights) -> bool:
@@ -22,7 +27,7 @@ def has_conv_mlp(state_dict: Weights) -> bool:
     return any('.mlp.dwconv.' in key or '.ffn.layers.4.' in key for key in state_dict)
 
 
-def translate(state_dict: Weights) -> Dict[str, Dict[str, Tensor]]:
+def translate(state_dict: Weights) -> dict[str, dict[str, Tensor]]:
     """Return what the entries of a PVT or PVTv2 become in our naming."""
     if any('.attn.attn.' in key for key in state_dict):
         offset = int('layers.0.1.0.pos_embed' in state_dict)
@@ -45,7 +50,7 @@ def _timm_name(key: str) -> str:
     return re.sub(r'^head\.(weight|bias)$', r'head.fc.\1', re.sub(r'^stages\.', 'layers.', key))
 
 
-def _published_name(key: str) -> Optional[str]:
+def _published_name(key: str) -> str | None:
     """Translate a published or official name: stages count from 1 and have no common prefix."""
     if key == 'cls_token':
         return None
@@ -65,11 +70,11 @@ def _published_name(key: str) -> Optional[str]:
 def _without_class_token(positions: Tensor) -> Tensor:
     """Drop the class token's position, with which the official last stage begins."""
     tokens = positions.shape[1]
-    whole, rest = (round(n**0.5)**2 == n for n in (tokens, tokens - 1))
+    whole, rest = (round(n**0.5) ** 2 == n for n in (tokens, tokens - 1))
     return positions[:, 1:] if rest and not whole else positions
 
 
-def _mmdet_entries(key: str, value: Tensor, offset: int, fc2: int) -> Dict[str, Tensor]:
+def _mmdet_entries(key: str, value: Tensor, offset: int, fc2: int) -> dict[str, Tensor]:
     """mmdet lists in stage i ``layers.i`` the patch embedding, position and blocks, and norm, has
     query, key and value in one projection and 1x1 convolutions for linear layers."""
     match = re.match(r'layers\.(\d+)\.(\d+)\.(.*)', key)
@@ -97,37 +102,46 @@ def _mmdet_entries(key: str, value: Tensor, offset: int, fc2: int) -> Dict[str, 
     return {block + rest: value}
 
 
-def arguments(state_dict: Weights) -> Dict[str, Any]:
+def arguments(state_dict: Weights) -> dict[str, Any]:
     """Return the constructor arguments behind a PVT or PVTv2 in our naming."""
     stages = range(count_children(state_dict, 'layers.'))
     attn = [f'layers.{i}.blocks.0.attn.' for i in stages]
     kinds = ['L' if f'{a}positional_encoding' in state_dict else 'S' for a in attn]
     dims = [state_dict[f'{a}q.weight'].shape[0] for a in attn]
-    ratios = [state_dict[f'{a}sr.weight'].shape[-1] if f'{a}sr.weight' in state_dict else 1
-              for a in attn]
+    ratios = [
+        state_dict[f'{a}sr.weight'].shape[-1] if f'{a}sr.weight' in state_dict else 1 for a in attn
+    ]
     # Softmax attention does not show its heads in shapes; published heads are as wide as the
     # first stage.
-    heads = [dim // (state_dict[f'{a}dwc.weight'].shape[0] if kind == 'L' else dims[0])
-             for a, kind, dim in zip(attn, kinds, dims)]
+    heads = [
+        dim // (state_dict[f'{a}dwc.weight'].shape[0] if kind == 'L' else dims[0])
+        for a, kind, dim in zip(attn, kinds, dims)
+    ]
     heads = [n if n and dim % n == 0 else 1 for n, dim in zip(heads, dims)]
     found = dict(
         embed_dims=tuple(dims),
         depths=tuple(count_children(state_dict, f'layers.{i}.blocks.') for i in stages),
         num_heads=tuple(heads),
-        mlp_ratios=tuple(state_dict[f'layers.{i}.blocks.0.mlp.fc1.weight'].shape[0] / dims[i]
-                         for i in stages),
-        attn_types=''.join(kinds), sr_ratios=tuple(ratios), norm_layer=norm_type(state_dict),
+        mlp_ratios=tuple(
+            state_dict[f'layers.{i}.blocks.0.mlp.fc1.weight'].shape[0] / dims[i] for i in stages
+        ),
+        attn_types=''.join(kinds),
+        sr_ratios=tuple(ratios),
+        norm_layer=norm_type(state_dict),
         qkv_bias=f'{attn[0]}kv.bias' in state_dict,
         in_chans=state_dict['patch_embed.proj.weight'].shape[1],
-        num_classes=len(state_dict.get('head.fc.bias', torch.empty(0))))
+        num_classes=len(state_dict.get('head.fc.bias', torch.empty(0))),
+    )
     side = _grid_side(state_dict, ratios)
     return found if side is None else {**found, 'img_size': 4 * side}
 
 
-def _grid_side(state_dict: Weights, ratios: list) -> Optional[int]:
+def _grid_side(state_dict: Weights, ratios: list) -> int | None:
     """Return the side of the first stage's square grid, None where there is no such."""
-    for key, ratio in (('layers.0.absolute_pos_embed', 1),
-                       ('layers.0.blocks.0.attn.positional_encoding', ratios[0])):
+    for key, ratio in (
+        ('layers.0.absolute_pos_embed', 1),
+        ('layers.0.blocks.0.attn.positional_encoding', ratios[0]),
+    ):
         if key in state_dict:
             tokens = state_dict[key].shape[1]
             side = round(tokens**0.5)
@@ -139,8 +153,15 @@ def _matches(state_dict: Weights) -> bool:
     return is_pyramid(state_dict) and not has_conv_mlp(state_dict)
 
 
-SHOWN: Tuple[str, ...] = ('embed_dims', 'depths', 'attn_types', 'sr_ratios')
+SHOWN: tuple[str, ...] = ('embed_dims', 'depths', 'attn_types', 'sr_ratios')
 
 FAMILY = Family(
-    'pvt', 'Pyramid Vision Transformer', 'PyramidVisionTransformer', _matches, translate, arguments,
-    grids=(('absolute_pos_embed', 'bilinear'), ('positional_encoding', 'bilinear')), shown=SHOWN)
+    'pvt',
+    'Pyramid Vision Transformer',
+    'PyramidVisionTransformer',
+    _matches,
+    translate,
+    arguments,
+    grids=(('absolute_pos_embed', 'bilinear'), ('positional_encoding', 'bilinear')),
+    shown=SHOWN,
+)

@@ -1,4 +1,5 @@
 """PVTv2 checkpoints, whose names follow PVT's."""
+
 from .family import Family, Weights
 from .pvt import SHOWN, arguments, has_conv_mlp, is_pyramid, translate
 
@@ -8,5 +9,12 @@ def _matches(state_dict: Weights) -> bool:
 
 
 FAMILY = Family(
-    'pvt_v2', 'Pyramid Vision Transformer v2', 'PyramidVisionTransformerV2', _matches, translate,
-    arguments, grids=(('positional_encoding', 'bilinear'), ), shown=SHOWN)
+    'pvt_v2',
+    'Pyramid Vision Transformer v2',
+    'PyramidVisionTransformerV2',
+    _matches,
+    translate,
+    arguments,
+    grids=(('positional_encoding', 'bilinear'),),
+    shown=SHOWN,
+)

@@ -1,11 +1,13 @@
 """Reading a checkpoint file without running code from it."""
-from collections import OrderedDict
+
 import os
 import pickle
 import pickletools
 import re
 import zipfile
-from typing import Any, Dict, Iterable, Mapping, Optional, Tuple
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,8 +19,18 @@ NESTS = ('state_dict', 'model', 'state_dict_ema', 'model_ema')
 
 
 #: What torch raises where a file is damaged or no checkpoint.
-_READ_ERRORS = (RuntimeError, ValueError, EOFError, KeyError, OSError, AttributeError, IndexError,
-                TypeError, pickle.UnpicklingError, zipfile.BadZipFile)
+_READ_ERRORS = (
+    RuntimeError,
+    ValueError,
+    EOFError,
+    KeyError,
+    OSError,
+    AttributeError,
+    IndexError,
+    TypeError,
+    pickle.UnpicklingError,
+    zipfile.BadZipFile,
+)
 
 
 class _Inert:
@@ -39,7 +51,7 @@ class _InertDict:
         return OrderedDict()
 
 
-def read_checkpoint(path: str) -> Dict[str, Any]:
+def read_checkpoint(path: str) -> dict[str, Any]:
     """Read the checkpoint file ``path`` on the CPU, in torch's present or former format.
 
     Only tensors and plain containers are built. Objects of other classes, such as the argparse
@@ -61,29 +73,37 @@ def read_checkpoint(path: str) -> Dict[str, Any]:
         if unsafe:
             raise CheckpointError(
                 f'checkpoint {path!r} cannot be read without running code from it '
-                f'({unsafe.group().replace("`", "")}); save its weights alone.') from error
+                f'({unsafe.group().replace("`", "")}); save its weights alone.'
+            ) from error
         raise CheckpointError(
             f'checkpoint {path!r} ({os.path.getsize(path)} bytes) cannot be read, it is truncated '
             f'or no PyTorch checkpoint: {message[:200] or type(error).__name__}; download or copy '
-            'it again.') from error
+            'it again.'
+        ) from error
     if not isinstance(checkpoint, Mapping):
-        raise CheckpointError(f'checkpoint {path!r} holds a {type(checkpoint).__name__}, not a '
-                              'dict of weights.')
+        raise CheckpointError(
+            f'checkpoint {path!r} holds a {type(checkpoint).__name__}, not a dict of weights.'
+        )
     return dict(checkpoint)
 
 
 def _load(path: str) -> Any:
     """Load the file with stand-ins for what torch does not know as harmless."""
-    stand_ins = {name: type(f'_Inert{i}', (_Inert, ), {})
-                 for i, name in enumerate(sorted(_foreign_globals(path)))}
+    stand_ins = {
+        name: type(f'_Inert{i}', (_Inert,), {})
+        for i, name in enumerate(sorted(_foreign_globals(path)))
+    }
     while True:
         try:
             with torch.serialization.safe_globals([(cls, name) for name, cls in stand_ins.items()]):
                 return torch.load(path, map_location='cpu', weights_only=True)
         except pickle.UnpicklingError as error:
             # Only here does it show which classes extend dict.
-            filled = [name for name, cls in stand_ins.items()
-                      if 'SETITEM' in str(error) and str(cls) in str(error)]
+            filled = [
+                name
+                for name, cls in stand_ins.items()
+                if 'SETITEM' in str(error) and str(cls) in str(error)
+            ]
             if not filled:
                 raise
             stand_ins[filled[0]] = _InertDict
@@ -95,8 +115,10 @@ def _foreign_globals(path: str) -> Iterable[str]:
         return torch.serialization.get_unsafe_globals_in_checkpoint(path)
     # The former format: magic number, version, system and content, each pickled. What torch itself
     # knows may be named as well, it takes precedence over stand-ins; what was allowed does not.
-    allowed = {entry[1] if isinstance(entry, tuple) else f'{entry.__module__}.{entry.__qualname__}'
-               for entry in torch.serialization.get_safe_globals()}
+    allowed = {
+        entry[1] if isinstance(entry, tuple) else f'{entry.__module__}.{entry.__qualname__}'
+        for entry in torch.serialization.get_safe_globals()
+    }
     names = set()
     with open(path, 'rb') as file:
         for _ in range(4):
@@ -106,8 +128,9 @@ def _foreign_globals(path: str) -> Iterable[str]:
     return names - allowed
 
 
-def select_state_dict(checkpoint: Mapping[str, Any],
-                      prefix: Optional[str] = None) -> Dict[str, Tensor]:
+def select_state_dict(
+    checkpoint: Mapping[str, Any], prefix: str | None = None
+) -> dict[str, Tensor]:
     """Return the weights in ``checkpoint``, without ``module.`` and ``prefix`` before their names.
 
     Args:
@@ -125,22 +148,26 @@ def select_state_dict(checkpoint: Mapping[str, Any],
     if not weights:
         raise CheckpointError(
             f'the checkpoint holds no weights, only {", ".join(map(repr, list(checkpoint)[:8]))}; '
-            f'weights are looked for at the top and under {", ".join(map(repr, NESTS))}.')
+            f'weights are looked for at the top and under {", ".join(map(repr, NESTS))}.'
+        )
     if all(key.startswith('module.') for key in weights):
-        weights = {key[len('module.'):]: value for key, value in weights.items()}
+        weights = {key[len('module.') :]: value for key, value in weights.items()}
     if prefix:
         prefix = prefix if prefix.endswith('.') else prefix + '.'
-        below = {key[len(prefix):]: value
-                 for key, value in weights.items() if key.startswith(prefix)}
+        below = {
+            key[len(prefix) :]: value for key, value in weights.items() if key.startswith(prefix)
+        }
         if not below:
             tops = sorted({key.split('.')[0] for key in weights})
-            raise CheckpointError(f'prefix={prefix!r} matches nothing in the checkpoint, whose '
-                                  f'entries begin with {", ".join(map(repr, tops))}.')
+            raise CheckpointError(
+                f'prefix={prefix!r} matches nothing in the checkpoint, whose '
+                f'entries begin with {", ".join(map(repr, tops))}.'
+            )
         weights = below
     return weights
 
 
-def stored_grid_sizes(checkpoint: Mapping[str, Any]) -> Dict[str, Tuple[int, int]]:
+def stored_grid_sizes(checkpoint: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
     """Return height and width of the positional grids, by name, where the file says them.
 
     Names and shapes alone do not tell a grid of 9x16 from one of 12x12; files that

@@ -1,6 +1,7 @@
 """Names of Swin checkpoints: ours (which are timm's), the published and official ones, mmdet's."""
+
 import re
-from typing import Any, Dict, Optional
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -9,11 +10,13 @@ from .family import Family, Weights, count_children, norm_type
 
 
 def _matches(state_dict: Weights) -> bool:
-    return ('layers.0.blocks.0.attn.qkv.weight' in state_dict
-            or 'stages.0.blocks.0.attn.w_msa.qkv.weight' in state_dict)
+    return (
+        'layers.0.blocks.0.attn.qkv.weight' in state_dict
+        or 'stages.0.blocks.0.attn.w_msa.qkv.weight' in state_dict
+    )
 
 
-def _translate(state_dict: Weights) -> Dict[str, Dict[str, Tensor]]:
+def _translate(state_dict: Weights) -> dict[str, dict[str, Tensor]]:
     if any(key.startswith('stages.') for key in state_dict):
         names = {key: _mmdet_name(key) for key in state_dict}
         values = {key: _mmdet_value(key, value) for key, value in state_dict.items()}
@@ -26,18 +29,18 @@ def _translate(state_dict: Weights) -> Dict[str, Dict[str, Tensor]]:
     return {key: {} if name is None else {name: values[key]} for key, name in names.items()}
 
 
-def _our_name(key: str) -> Optional[str]:
+def _our_name(key: str) -> str | None:
     return None if key.endswith(('.attn_mask', '.relative_position_index')) else key
 
 
-def _published_name(key: str) -> Optional[str]:
+def _published_name(key: str) -> str | None:
     """Published patch merging closes a stage, ours opens the next; the head is timm's."""
     if key in ('head.weight', 'head.bias'):
         return key.replace('head.', 'head.fc.')
     return _our_name(_open_next_stage(key))
 
 
-def _mmdet_name(key: str) -> Optional[str]:
+def _mmdet_name(key: str) -> str | None:
     key = re.sub(r'^stages\.', 'layers.', key)
     key = _open_next_stage(key.replace('.w_msa.', '.').replace('.projection.', '.proj.'))
     key = key.replace('.ffn.layers.0.0.', '.mlp.fc1.').replace('.ffn.layers.1.', '.mlp.fc2.')
@@ -45,8 +48,11 @@ def _mmdet_name(key: str) -> Optional[str]:
 
 
 def _open_next_stage(key: str) -> str:
-    return re.sub(r'^layers\.(\d+)\.downsample\.',
-                  lambda match: f'layers.{int(match.group(1)) + 1}.downsample.', key)
+    return re.sub(
+        r'^layers\.(\d+)\.downsample\.',
+        lambda match: f'layers.{int(match.group(1)) + 1}.downsample.',
+        key,
+    )
 
 
 def _mmdet_value(key: str, value: Tensor) -> Tensor:
@@ -58,7 +64,7 @@ def _mmdet_value(key: str, value: Tensor) -> Tensor:
     return by_token.transpose(-1, -2).flatten(-2)
 
 
-def _arguments(state_dict: Weights) -> Dict[str, Any]:
+def _arguments(state_dict: Weights) -> dict[str, Any]:
     stages = range(count_children(state_dict, 'layers.'))
     attn = [f'layers.{i}.blocks.0.attn.' for i in stages]
     kinds = ['L' if f'{a}positional_encoding' in state_dict else 'S' for a in attn]
@@ -66,23 +72,34 @@ def _arguments(state_dict: Weights) -> Dict[str, Any]:
     windows, heads = [], []
     for a, kind in zip(attn, kinds):
         if kind == 'L':
-            windows.append(round(state_dict[f'{a}positional_encoding'].shape[1]**0.5))
+            windows.append(round(state_dict[f'{a}positional_encoding'].shape[1] ** 0.5))
             dim = state_dict[f'{a}proj.weight'].shape[0]
             heads.append(dim // state_dict[f'{a}dwc.weight'].shape[0])
         else:
             table = state_dict[f'{a}relative_position_bias_table']
-            windows.append((round(table.shape[0]**0.5) + 1) // 2)
+            windows.append((round(table.shape[0] ** 0.5) + 1) // 2)
             heads.append(table.shape[1])
     return dict(
         embed_dim=patch.shape[0],
         depths=tuple(count_children(state_dict, f'layers.{i}.blocks.') for i in stages),
-        num_heads=tuple(heads), attn_types=''.join(kinds), window_sizes=tuple(windows),
-        norm_layer=norm_type(state_dict), patch_size=patch.shape[2], in_chans=patch.shape[1],
+        num_heads=tuple(heads),
+        attn_types=''.join(kinds),
+        window_sizes=tuple(windows),
+        norm_layer=norm_type(state_dict),
+        patch_size=patch.shape[2],
+        in_chans=patch.shape[1],
         mlp_ratio=state_dict['layers.0.blocks.0.mlp.fc1.weight'].shape[0] / patch.shape[0],
         qkv_bias='layers.0.blocks.0.attn.qkv.bias' in state_dict,
-        num_classes=len(state_dict.get('head.fc.bias', torch.empty(0))))
+        num_classes=len(state_dict.get('head.fc.bias', torch.empty(0))),
+    )
 
 
 FAMILY = Family(
-    'swin', 'Swin Transformer', 'SwinTransformer', _matches, _translate, _arguments,
-    grids=(('positional_encoding', 'bilinear'), ('relative_position_bias_table', 'bicubic')))
+    'swin',
+    'Swin Transformer',
+    'SwinTransformer',
+    _matches,
+    _translate,
+    _arguments,
+    grids=(('positional_encoding', 'bilinear'), ('relative_position_bias_table', 'bicubic')),
+)

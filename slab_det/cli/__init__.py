@@ -1,15 +1,40 @@
 """What the command-line tools share: arguments, checks of their input, and errors in one sentence."""
 
+from slab_det.errors import InputError
+from slab_det.files import whole_file, writable_folder, write_checkpoint, write_text
+
 from .arguments import add_config_arguments, add_runner_arguments
 from .checkpoint_checks import check_checkpoint, check_fit, check_resume, read_checkpoint
-from .checks import check_data, check_hooks, check_model, choose_work_dir, load_config, warn_of_missing_hook
-from .errors import InputError, run
-from .files import whole_file, writable_folder, write_checkpoint, write_text
+from .checks import (
+    check_data,
+    check_hooks,
+    check_model,
+    choose_work_dir,
+    load_config,
+    warn_of_missing_hook,
+)
+from .errors import run
 from .launch import check_amp, prepare_launcher
 
 __all__ = [
-    'InputError', 'add_config_arguments', 'add_runner_arguments', 'check_amp', 'check_checkpoint',
-    'check_data', 'check_fit', 'check_hooks', 'check_model', 'check_resume', 'choose_work_dir',
-    'load_config', 'prepare_launcher', 'read_checkpoint', 'run', 'warn_of_missing_hook', 'whole_file',
-    'writable_folder', 'write_checkpoint', 'write_text'
+    'InputError',
+    'add_config_arguments',
+    'add_runner_arguments',
+    'check_amp',
+    'check_checkpoint',
+    'check_data',
+    'check_fit',
+    'check_hooks',
+    'check_model',
+    'check_resume',
+    'choose_work_dir',
+    'load_config',
+    'prepare_launcher',
+    'read_checkpoint',
+    'run',
+    'warn_of_missing_hook',
+    'whole_file',
+    'writable_folder',
+    'write_checkpoint',
+    'write_text',
 ]

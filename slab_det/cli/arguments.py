@@ -2,7 +2,8 @@
 
 import argparse
 import os
-from typing import Any, Optional, Sequence, Union
+from collections.abc import Sequence
+from typing import Any
 
 LAUNCHERS = ('none', 'pytorch', 'slurm', 'mpi')
 
@@ -10,9 +11,15 @@ LAUNCHERS = ('none', 'pytorch', 'slurm', 'mpi')
 class KeyValues(argparse.Action):
     """Collects ``key=value`` words into a dict; values are read as mmengine's ``DictAction`` reads them."""
 
-    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace,
-                 values: Union[str, Sequence[Any], None], option_string: Optional[str] = None) -> None:
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: str | Sequence[Any] | None,
+        option_string: str | None = None,
+    ) -> None:
         from mmengine.config import DictAction  # -h stays fast
+
         words = [values] if isinstance(values, str) else list(values or ())
         for word in words:
             if not word.partition('=')[0] or '=' not in word:
@@ -27,9 +34,14 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     """``config``, ``--cfg-options`` and ``--traceback``."""
     parser.add_argument('config', help='config file')
     parser.add_argument(
-        '--cfg-options', nargs='+', action=KeyValues, default=None, metavar='KEY=VALUE',
+        '--cfg-options',
+        nargs='+',
+        action=KeyValues,
+        default=None,
+        metavar='KEY=VALUE',
         help='settings that override those of the config, such as optim_wrapper.optimizer.lr=1e-4; '
-        'lists as key=a,b or key="[a,b]", nested ones as key="[(a,b),(c,d)]", without spaces')
+        'lists as key=a,b or key="[a,b]", nested ones as key="[(a,b),(c,d)]", without spaces',
+    )
     parser.add_argument('--traceback', action='store_true', help='show the whole trace of an error')
 
 
@@ -37,10 +49,18 @@ def add_runner_arguments(parser: argparse.ArgumentParser) -> None:
     """``--work-dir``, ``--launcher`` and ``--local_rank``, besides those of every config tool."""
     add_config_arguments(parser)
     parser.add_argument(
-        '--work-dir', help='where logs and checkpoints go (default: that of the config, else '
-        'work_dirs/NAME_OF_THE_CONFIG)')
-    parser.add_argument('--launcher', choices=LAUNCHERS, default='none', help='what started the processes')
+        '--work-dir',
+        help='where logs and checkpoints go (default: that of the config, else '
+        'work_dirs/NAME_OF_THE_CONFIG)',
+    )
+    parser.add_argument(
+        '--launcher', choices=LAUNCHERS, default='none', help='what started the processes'
+    )
     # Older launchers pass the rank as an argument in either spelling, newer ones in the environment.
     parser.add_argument(
-        '--local_rank', '--local-rank', type=int, default=int(os.environ.get('LOCAL_RANK', 0)),
-        help='rank on this machine, set by the launcher')
+        '--local_rank',
+        '--local-rank',
+        type=int,
+        default=int(os.environ.get('LOCAL_RANK', 0)),
+        help='rank on this machine, set by the launcher',
+    )

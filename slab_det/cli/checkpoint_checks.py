@@ -5,12 +5,12 @@ import pickle
 import zipfile
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
-from .errors import InputError, one_line
+from slab_det.errors import InputError, one_line
 
 
-def check_checkpoint(path: Optional[str], argument: str) -> None:
+def check_checkpoint(path: str | None, argument: str) -> None:
     """Checks that a checkpoint exists and is whole; addresses such as https://... are left to mmengine.
 
     Raises:
@@ -24,8 +24,10 @@ def check_checkpoint(path: Optional[str], argument: str) -> None:
         start = file.read(4)
     # torch writes zip archives, whose table of contents is at the end.
     if not start or start.startswith(b'PK') and not zipfile.is_zipfile(os.path.expanduser(path)):
-        raise InputError(f'{argument} {path} is empty or truncated ({os.path.getsize(path)} bytes): copy or download '
-                         'it again, or give an earlier checkpoint')
+        raise InputError(
+            f'{argument} {path} is empty or truncated ({os.path.getsize(path)} bytes): copy or download '
+            'it again, or give an earlier checkpoint'
+        )
 
 
 def read_checkpoint(path: str, argument: str) -> Any:
@@ -34,16 +36,23 @@ def read_checkpoint(path: str, argument: str) -> Any:
     No code of the file runs. Raises InputError where it is missing, truncated or no checkpoint.
     """
     import torch
+
     check_checkpoint(path, argument)
     path = os.path.expanduser(path)
     try:
-        return torch.load(path, map_location='cpu', weights_only=True, mmap=zipfile.is_zipfile(path))
+        return torch.load(
+            path, map_location='cpu', weights_only=True, mmap=zipfile.is_zipfile(path)
+        )
     except pickle.UnpicklingError as error:
-        raise InputError(f'{argument} {path} cannot be read safely, it is no checkpoint or holds objects besides '
-                         f'weights: {_first_sentence(error)}') from error
+        raise InputError(
+            f'{argument} {path} cannot be read safely, it is no checkpoint or holds objects besides '
+            f'weights: {_first_sentence(error)}'
+        ) from error
     except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
-        raise InputError(f'{argument} {path} is damaged: copy or download it again, or give an earlier checkpoint '
-                         f'({_first_sentence(error)})') from error
+        raise InputError(
+            f'{argument} {path} is damaged: copy or download it again, or give an earlier checkpoint '
+            f'({_first_sentence(error)})'
+        ) from error
 
 
 def check_fit(path: str, model, argument: str, whole: bool = True) -> None:
@@ -70,20 +79,30 @@ def check_fit(path: str, model, argument: str, whole: bool = True) -> None:
     try:
         missing = model.load_state_dict(weights, strict=False).missing_keys
     except RuntimeError as error:  # torch lists the sizes that differ, one a line
-        lines = [line.strip().rstrip('.') for line in str(error).splitlines() if 'size mismatch for ' in line]
+        lines = [
+            line.strip().rstrip('.')
+            for line in str(error).splitlines()
+            if 'size mismatch for ' in line
+        ]
         faults = {line.split('size mismatch for ')[1].split(':')[0]: line for line in lines}
         if not faults:
-            raise InputError(f'{argument} {path} does not fit the model: {one_line(error)}') from error
+            raise InputError(
+                f'{argument} {path} does not fit the model: {one_line(error)}'
+            ) from error
         rest = {key: value for key, value in weights.items() if key not in faults}
         with suppress(RuntimeError):  # where a module renamed the entries that differ
             missing = model.load_state_dict(rest, strict=False).missing_keys
     for name in missing:
         faults.setdefault(name, f'no {name}')
-    parameters = [name for name, _ in model.named_parameters() if whole or name.startswith('backbone.')]
+    parameters = [
+        name for name, _ in model.named_parameters() if whole or name.startswith('backbone.')
+    ]
     wrong = [faults[name] for name in parameters if name in faults]
     if wrong and (whole or len(wrong) == len(parameters)):
-        raise InputError(f'{argument} {path} is a checkpoint of another model: {wrong[0]} ({len(wrong)} such '
-                         'faults); give one that was trained with this config')
+        raise InputError(
+            f'{argument} {path} is a checkpoint of another model: {wrong[0]} ({len(wrong)} such '
+            'faults); give one that was trained with this config'
+        )
 
 
 def check_resume(cfg, model) -> None:
@@ -104,10 +123,16 @@ def check_resume(cfg, model) -> None:
     if '://' in path:
         return
     content = read_checkpoint(path, argument)
-    absent = [key for key in ('optimizer', 'message_hub') if not isinstance(content, dict) or key not in content]
+    absent = [
+        key
+        for key in ('optimizer', 'message_hub')
+        if not isinstance(content, dict) or key not in content
+    ]
     if absent:
-        raise InputError(f'{argument} {path}, which has no {" and no ".join(absent)}: to start from its weights, '
-                         f'leave --resume out and set --cfg-options load_from={path}')
+        raise InputError(
+            f'{argument} {path}, which has no {" and no ".join(absent)}: to start from its weights, '
+            f'leave --resume out and set --cfg-options load_from={path}'
+        )
     check_fit(path, model, argument)
 
 
@@ -119,7 +144,11 @@ def _check_note(note: str, path: str) -> None:
     """
     if '://' in path or os.path.isfile(os.path.expanduser(path)):
         return
-    kept = [str(file) for start in ('epoch', 'iter') for file in Path(note).parent.glob(f'{start}_*.pth')]
+    kept = [
+        str(file)
+        for start in ('epoch', 'iter')
+        for file in Path(note).parent.glob(f'{start}_*.pth')
+    ]
     remedy = f'--resume {max(kept, key=os.path.getmtime)}' if kept else '--resume CHECKPOINT'
     fault = f'names {path}, which is not a file' if path else 'is empty'
     raise InputError(f'--resume: {note} {fault}: name the checkpoint to go on from, {remedy}')

@@ -3,16 +3,17 @@
 import os
 import sys
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Optional, Sequence
 
-from ..compat import require_detection
+from slab_det.compat import require_detection
+from slab_det.errors import InputError, one_line
+from slab_det.files import writable_folder
+
 from .checkpoint_checks import check_checkpoint
-from .errors import InputError, one_line
-from .files import writable_folder
 
 
-def load_config(path: str, cfg_options: Optional[dict] = None):
+def load_config(path: str, cfg_options: dict | None = None):
     """The config at ``path`` with ``cfg_options`` merged into it.
 
     Raises:
@@ -21,26 +22,33 @@ def load_config(path: str, cfg_options: Optional[dict] = None):
     """
     require_detection('this tool')
     from mmengine.config import Config
+
     if not os.path.isfile(path):
-        raise InputError(f'config {path} is not a file: give the path of a config, such as '
-                         'configs/mini/mask-rcnn_slab-swin_mini_shapes.py')
+        raise InputError(
+            f'config {path} is not a file: give the path of a config, such as '
+            'configs/mini/mask-rcnn_slab-swin_mini_shapes.py'
+        )
     try:
         with warnings.catch_warnings():
             # That mmengine uses it is no news for the user.
             warnings.filterwarnings('ignore', message='pkg_resources is deprecated')
             cfg = Config.fromfile(path)
     except Exception as error:  # a config is Python code and may raise anything
-        raise InputError(f'config {path} cannot be read: {type(error).__name__}: {one_line(error)}') from error
+        raise InputError(
+            f'config {path} cannot be read: {type(error).__name__}: {one_line(error)}'
+        ) from error
     if cfg_options:
         try:
             cfg.merge_from_dict(cfg_options)
         except (KeyError, TypeError, AssertionError, IndexError) as error:
             words = ' '.join(f'{key}={value}' for key, value in cfg_options.items())
-            raise InputError(f'--cfg-options {words} do not fit {path}: {one_line(error)}') from error
+            raise InputError(
+                f'--cfg-options {words} do not fit {path}: {one_line(error)}'
+            ) from error
     return cfg
 
 
-def choose_work_dir(cfg, config: str, work_dir: Optional[str] = None) -> None:
+def choose_work_dir(cfg, config: str, work_dir: str | None = None) -> None:
     """Sets ``cfg.work_dir``: the argument, else that of the config, else work_dirs/NAME. Makes nothing.
 
     Raises:
@@ -59,14 +67,17 @@ def check_model(cfg, config: str):
     """
     import torch
     from mmdet.registry import MODELS
+
     if cfg.get('model') is None:
         raise InputError(f'config {config} has no model: give a whole config, not a part of one')
     for path, checkpoint in _pretrained(cfg.model, 'model'):
         check_checkpoint(checkpoint, path)
     try:
         # Drawing the weights of this throw-away model must not move an unseeded run's random numbers.
-        with MODELS.switch_scope_and_registry(cfg.get('default_scope', 'mmdet')) as registry, \
-                torch.random.fork_rng(devices=[]):
+        with (
+            MODELS.switch_scope_and_registry(cfg.get('default_scope', 'mmdet')) as registry,
+            torch.random.fork_rng(devices=[]),
+        ):
             return registry.build(cfg.model)
     except Exception as error:  # whatever a module raises about its arguments
         raise InputError(f'the model of {config} cannot be built: {one_line(error)}') from error
@@ -75,14 +86,17 @@ def check_model(cfg, config: str):
 def check_hooks(cfg, config: str) -> None:
     """Builds the ``custom_hooks`` of ``cfg`` once; raises InputError where one cannot be built."""
     from mmengine.registry import HOOKS
+
     for hook in cfg.get('custom_hooks') or []:
         arguments = {key: value for key, value in hook.items() if key != 'priority'}
         try:
             with HOOKS.switch_scope_and_registry(cfg.get('default_scope', 'mmdet')) as registry:
                 registry.build(arguments)
         except Exception as error:  # whatever a hook raises about its arguments
-            raise InputError(f"the custom_hooks' {hook.get('type')} in {config} cannot be built: "
-                             f'{one_line(error)}') from error
+            raise InputError(
+                f"the custom_hooks' {hook.get('type')} in {config} cannot be built: "
+                f'{one_line(error)}'
+            ) from error
 
 
 def warn_of_missing_hook(cfg, model) -> None:
@@ -94,10 +108,14 @@ def warn_of_missing_hook(cfg, model) -> None:
     """
     from mmengine.registry import HOOKS
 
-    from ..hooks import PRepBNHook
-    from ..layers import prepbn_modules
-    kinds = [hook.get('type') for hook in [*(cfg.get('custom_hooks') or []), *(cfg.get('default_hooks') or {}).values()]
-             if hook is not None]
+    from slab_det.layers import prepbn_modules
+    from slab_det.mm.hooks import PRepBNHook
+
+    kinds = [
+        hook.get('type')
+        for hook in [*(cfg.get('custom_hooks') or []), *(cfg.get('default_hooks') or {}).values()]
+        if hook is not None
+    ]
     with HOOKS.switch_scope_and_registry(cfg.get('default_scope', 'mmdet')) as registry:
         found = [registry.get(kind) if isinstance(kind, str) else kind for kind in kinds]
     if any(isinstance(kind, type) and issubclass(kind, PRepBNHook) for kind in found):
@@ -106,10 +124,17 @@ def warn_of_missing_hook(cfg, model) -> None:
     # Frozen statistics (norm_eval) are for finished checkpoints.
     left = [norm for norm in prepbn_modules(model) if norm.repbn.bn.training and norm.ratio > 0]
     if left and int(os.environ.get('RANK', 0)) == 0:
-        finished = ', unless that of the checkpoint in init_cfg is 0' if any(_pretrained(cfg.model, '')) else ''
-        print(f'warning: custom_hooks has no PRepBNHook: the ratio of {len(left)} PRepBN stays at '
-              f'{float(left[0].ratio):.3g}{finished}, and the detector keeps its LayerNorm; add '
-              "dict(type='PRepBNHook', schedule='linear', end=0.8) to custom_hooks", file=sys.stderr)
+        finished = (
+            ', unless that of the checkpoint in init_cfg is 0'
+            if any(_pretrained(cfg.model, ''))
+            else ''
+        )
+        print(
+            f'warning: custom_hooks has no PRepBNHook: the ratio of {len(left)} PRepBN stays at '
+            f'{float(left[0].ratio):.3g}{finished}, and the detector keeps its LayerNorm; add '
+            "dict(type='PRepBNHook', schedule='linear', end=0.8) to custom_hooks",
+            file=sys.stderr,
+        )
 
 
 def check_data(cfg, phases: Sequence[str]) -> None:
@@ -119,12 +144,15 @@ def check_data(cfg, phases: Sequence[str]) -> None:
         InputError: naming the setting, its value and the remedy.
     """
     from .data_checks import check_annotations, check_dataset, datasets_of
+
     for phase in phases:
         evaluators = (cfg.get(f'{phase}_evaluator') if phase != 'train' else None) or []
         single = isinstance(evaluators, dict)
         evaluators = [evaluators] if single else evaluators
         # Detections that are only written need no truth, which COCO does not publish for test-dev.
-        annotated = not evaluators or not all(evaluator.get('format_only') for evaluator in evaluators)
+        annotated = not evaluators or not all(
+            evaluator.get('format_only') for evaluator in evaluators
+        )
         loader = cfg.get(f'{phase}_dataloader')
         if loader is not None:
             for path, dataset in datasets_of(loader.get('dataset'), f'{phase}_dataloader.dataset'):
@@ -139,7 +167,10 @@ def _pretrained(node, path: str):
     """Yields (setting, checkpoint) for every ``dict(type='Pretrained', checkpoint=...)`` below ``node``."""
     if isinstance(node, dict):
         kind = node.get('type')
-        if (kind if isinstance(kind, str) else getattr(kind, '__name__', '')) in ('Pretrained', 'PretrainedInit'):
+        if (kind if isinstance(kind, str) else getattr(kind, '__name__', '')) in (
+            'Pretrained',
+            'PretrainedInit',
+        ):
             yield f'{path}.checkpoint', node.get('checkpoint')
         for key, value in node.items():
             yield from _pretrained(value, f'{path}.{key}')

@@ -1,4 +1,5 @@
 """Commands in the documentation: finding them, and checking that they would be understood."""
+
 import importlib.util
 import io
 import os
@@ -6,11 +7,11 @@ import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
 from contextlib import redirect_stderr
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
-from typing import Dict, Iterator, List
 
 #: Commands that are no part of the project and need no check.
 FOREIGN = ('cd', 'cp', 'export', 'git', 'ls', 'mkdir', 'pip', 'pytest', 'python', 'tensorboard')
@@ -39,12 +40,13 @@ class Command:
         mark: how its block is proved, 'run', 'as' or 'parse', or '' without a mark.
         details: what stands behind the mark.
     """
+
     page: str
     line: int
-    words: List[str]
-    environment: Dict[str, str] = field(default_factory=dict)
+    words: list[str]
+    environment: dict[str, str] = field(default_factory=dict)
     mark: str = ''
-    details: List[str] = field(default_factory=list)
+    details: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
         return f'{self.page}:{self.line}: {shlex.join(self.words)}'
@@ -58,22 +60,26 @@ class Command:
 
     def stand_ins(self) -> 'Command':
         """Return the command as it is run, with the replacements of its mark."""
+
         def replaced(text: str) -> str:
             for detail in self.details:
                 old, _, new = detail.partition('=')
                 text = text.replace(old, new)
             return text
 
-        return replace(self, words=[replaced(word) for word in self.words],
-                       environment={key: replaced(text) for key, text in self.environment.items()})
+        return replace(
+            self,
+            words=[replaced(word) for word in self.words],
+            environment={key: replaced(text) for key, text in self.environment.items()},
+        )
 
 
 def commands_of(page: Path, name: str) -> Iterator[Command]:
     """Yield the commands of all bash blocks of a Markdown page."""
     lines = page.read_text(encoding='utf-8').splitlines()
     inside, mark, pending, begun = False, None, '', 0
-    variables: Dict[str, str] = {}
-    exported: Dict[str, str] = {}
+    variables: dict[str, str] = {}
+    exported: dict[str, str] = {}
     for number, line in enumerate(lines, start=1):
         if line.startswith('```'):
             if not inside and line.strip() == '```bash':
@@ -99,13 +105,19 @@ def commands_of(page: Path, name: str) -> Iterator[Command]:
             if words and words[0] == 'export':
                 exported.update(word.split('=', 1) for word in words[1:])
             if words:
-                yield Command(name, begun, words, {**exported, **assigned}, mark[1] if mark else '',
-                              shlex.split(mark[2]) if mark else [])
+                yield Command(
+                    name,
+                    begun,
+                    words,
+                    {**exported, **assigned},
+                    mark[1] if mark else '',
+                    shlex.split(mark[2]) if mark else [],
+                )
             else:
                 variables.update(assigned)
 
 
-def _words(text: str, variables: Dict[str, str], place: str) -> List[str]:
+def _words(text: str, variables: dict[str, str], place: str) -> list[str]:
     for key in sorted(variables, key=len, reverse=True):
         text = re.sub(rf'\$(?:{key}\b|\{{{key}\}})', lambda _: variables[key], text)
     try:
@@ -125,8 +137,10 @@ def check_mark(command: Command, root: Path) -> None:
         DocError: naming page, line and command.
     """
     if command.needs_proof and not command.mark:
-        raise DocError(f'{command}: the page does not say how it is proved; put <!-- check: run -->, '
-                       '<!-- check: as FILE --> or <!-- check: parse REASON --> above the block')
+        raise DocError(
+            f'{command}: the page does not say how it is proved; put <!-- check: run -->, '
+            '<!-- check: as FILE --> or <!-- check: parse REASON --> above the block'
+        )
     if command.mark in ('as', 'parse') and not command.details:
         raise DocError(f'{command}: the mark {command.mark!r} says no more')
     for detail in command.details:
@@ -152,24 +166,32 @@ def check_command(command: Command, root: Path) -> None:
     elif program == 'mim':
         _check_mim(command, root)
     elif program not in FOREIGN:
-        raise DocError(f'{command}: {program} is not known; add it to FOREIGN in '
-                       'slab_det/cli/doc_commands.py if it is no part of the project')
+        raise DocError(
+            f'{command}: {program} is not known; add it to FOREIGN in '
+            'slab_det/cli/doc_commands.py if it is no part of the project'
+        )
 
 
-def _check_script(command: Command, script: Path, arguments: List[str]) -> None:
+def _check_script(command: Command, script: Path, arguments: list[str]) -> None:
     if not script.is_file():
         raise DocError(f'{command}: {script.name} does not exist')
     if script.suffix == '.sh':
         subprocess.run(['bash', '-n', str(script)], check=True)
-        tool = {'dist_train.sh': ('train.py', 2, 1), 'dist_test.sh': ('test.py', 3, 2),
-                'slurm_train.sh': ('train.py', 4, 2)}.get(script.name)
+        tool = {
+            'dist_train.sh': ('train.py', 2, 1),
+            'dist_test.sh': ('test.py', 3, 2),
+            'slurm_train.sh': ('train.py', 4, 2),
+        }.get(script.name)
         if tool is None:
             return
         name, needed, first = tool
         if len(arguments) < needed:
             raise DocError(f'{command}: {script.name} takes at least {needed} arguments')
-        positional = {'dist_train.sh': arguments[:1], 'dist_test.sh': arguments[:2],
-                      'slurm_train.sh': arguments[2:3]}[script.name]
+        positional = {
+            'dist_train.sh': arguments[:1],
+            'dist_test.sh': arguments[:2],
+            'slurm_train.sh': arguments[2:3],
+        }[script.name]
         script, arguments = script.with_name(name), positional + arguments[needed:]
     parse(command, script, arguments)
 
@@ -198,7 +220,7 @@ def load_script(script: Path) -> ModuleType:
     return module
 
 
-def parse(command: Command, script: Path, arguments: List[str]):
+def parse(command: Command, script: Path, arguments: list[str]):
     """Return (module, namespace): the script and what its ``parse_args`` makes of the arguments.
 
     Raises:
@@ -206,8 +228,9 @@ def parse(command: Command, script: Path, arguments: List[str]):
     """
     module = load_script(script)
     if not hasattr(module, 'parse_args'):
-        raise DocError(f'{command}: {script.name} has no parse_args, so that its arguments cannot '
-                       'be checked')
+        raise DocError(
+            f'{command}: {script.name} has no parse_args, so that its arguments cannot be checked'
+        )
     argv, sys.argv = sys.argv, [str(script), *arguments]
     errors = io.StringIO()
     try:
@@ -238,7 +261,7 @@ def check_links(page: Path, root: Path) -> Iterator[str]:
 
 def anchors(page: Path) -> set:
     """The anchors that GitHub gives the headings of a page."""
-    found: Dict[str, int] = {}
+    found: dict[str, int] = {}
     names = set()
     text = re.sub(r'```.*?```', '', page.read_text(encoding='utf-8'), flags=re.DOTALL)
     for heading in re.findall(r'^#+ (.+)$', text, flags=re.MULTILINE):

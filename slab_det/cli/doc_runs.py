@@ -1,4 +1,5 @@
 """Running commands of the documentation in a folder of their own, on generated data."""
+
 import contextlib
 import inspect
 import io
@@ -10,8 +11,8 @@ import tempfile
 import time
 import traceback
 import warnings
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Callable, Dict, Iterable, List
 
 from .doc_commands import CLUSTER, Command, DocError, parse
 
@@ -24,16 +25,24 @@ SHORTER = {
     'benchmarks/profile_network.py': ['--size', '64x96', '--runs', '1'],
 }
 #: Settings added to training and tests: no processes that load data.
-SHORTER_RUNS = [f'{phase}_dataloader.{setting}' for phase in ('train', 'val', 'test')
-                for setting in ('num_workers=0', 'persistent_workers=False')]
+SHORTER_RUNS = [
+    f'{phase}_dataloader.{setting}'
+    for phase in ('train', 'val', 'test')
+    for setting in ('num_workers=0', 'persistent_workers=False')
+]
 #: One epoch, with so many iterations that PRepBN's schedule arrives at 0 before the last one.
 ONE_EPOCH = ['train_cfg.max_epochs=1', 'train_dataloader.batch_size=1']
 #: And to those with configs for COCO: a few small images.
 SHORTER_COCO = [
-    *ONE_EPOCH, 'train_cfg.val_interval=9', 'train_dataloader.dataset.indices=6',
+    *ONE_EPOCH,
+    'train_cfg.val_interval=9',
+    'train_dataloader.dataset.indices=6',
     'train_dataloader.dataset.pipeline.2.scale=(96,64)',
-    *(f'{phase}_dataloader.dataset.{setting}' for phase in ('val', 'test')
-      for setting in ('indices=1', 'pipeline.1.scale=(96,64)')),
+    *(
+        f'{phase}_dataloader.dataset.{setting}'
+        for phase in ('val', 'test')
+        for setting in ('indices=1', 'pipeline.1.scale=(96,64)')
+    ),
 ]
 
 
@@ -44,15 +53,17 @@ def run_page(commands: Iterable[Command], root: Path) -> int:
     Raises:
         DocError: one fails; what it printed went to the standard error.
     """
-    from ..datasets import make_shapes_dataset
+    from slab_det.mm.datasets import make_shapes_dataset
+
     number, start = 0, os.getcwd()
     with tempfile.TemporaryDirectory() as folder:
         for name in ('configs', 'tools', 'benchmarks', 'docs'):
             os.symlink(root / name, os.path.join(folder, name))
         os.chdir(folder)
         try:
-            make_shapes_dataset('data/coco', 6, 2, (64, 96), panoptic=True, semantic=True,
-                                layout='coco')
+            make_shapes_dataset(
+                'data/coco', 6, 2, (64, 96), panoptic=True, semantic=True, layout='coco'
+            )
             for command in commands:
                 if command.mark != 'run' or not command.needs_proof:
                     continue
@@ -102,11 +113,12 @@ def run_command(command: Command, root: Path) -> None:
 def _forget_visualizers() -> None:
     """Drop mmengine's visualizers, one per name and process: the next command writes elsewhere."""
     from mmdet.visualization import DetLocalVisualizer
+
     for kind in DetLocalVisualizer.__mro__:
         getattr(kind, '_instance_dict', {}).clear()
 
 
-def _shortened(words: List[str]) -> List[str]:
+def _shortened(words: list[str]) -> list[str]:
     """Return the arguments of a command such that it ends soon."""
     script, arguments = words[1], list(words[2:])
     arguments += SHORTER.get(script, [])
@@ -134,7 +146,8 @@ def _provide(word: str) -> None:
 
 
 def _shapes(folder: Path) -> None:
-    from ..datasets import make_shapes_dataset
+    from slab_det.mm.datasets import make_shapes_dataset
+
     make_shapes_dataset(str(folder), 8, 4, (64, 96))
 
 
@@ -144,8 +157,9 @@ def _cells(folder: Path) -> None:
     (folder / 'images').mkdir(parents=True)
     for split in ('train', 'val'):
         content = json.loads(Path(f'data/shapes/annotations/instances_{split}.json').read_text())
-        content['categories'] = [dict(id=i + 1, name=name)
-                                 for i, name in enumerate(('RBC', 'WBC', 'Platelets'))]
+        content['categories'] = [
+            dict(id=i + 1, name=name) for i, name in enumerate(('RBC', 'WBC', 'Platelets'))
+        ]
         for image in content['images']:
             name = f'{split}_{image["file_name"]}'
             shutil.copy(f'data/shapes/{split}/{image["file_name"]}', folder / 'images' / name)
@@ -172,8 +186,10 @@ def _random_checkpoint(file: Path, config: str, norm: str) -> None:
     import torch
     from mmdet.registry import MODELS
 
-    from ..layers import prepbn_modules
+    from slab_det.layers import prepbn_modules
+
     from .checks import load_config
+
     cfg = load_config(config)
     cfg.model.backbone.update(init_cfg=None, norm_cfg=dict(type=norm))
     model = MODELS.build(cfg.model)
@@ -184,7 +200,7 @@ def _random_checkpoint(file: Path, config: str, norm: str) -> None:
 
 
 #: What pages may name instead of a user's files, and what makes it.
-STAND_INS: Dict[str, Callable[[Path], None]] = {
+STAND_INS: dict[str, Callable[[Path], None]] = {
     'data/shapes': _shapes,
     'data/shapes/train': lambda folder: _shapes(folder.parent),
     'data/shapes/val': lambda folder: _shapes(folder.parent),

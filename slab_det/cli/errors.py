@@ -4,14 +4,12 @@ import os
 import sys
 import traceback
 from argparse import Namespace
+from collections.abc import Callable
 from pathlib import Path
-from typing import Callable
+
+from slab_det.errors import InputError, one_line
 
 _PACKAGE = Path(__file__).resolve().parents[1]
-
-
-class InputError(ValueError):
-    """What the user gave cannot be used; the message names the argument, its value and the remedy."""
 
 
 def run(main: Callable[[Namespace], None], args: Namespace) -> None:
@@ -31,16 +29,9 @@ def run(main: Callable[[Namespace], None], args: Namespace) -> None:
     except (ImportError, ValueError) as error:
         if not isinstance(error, InputError) and not _raised_by_us(error):
             raise
-        rank = f"rank {os.environ['RANK']}: " if int(os.environ.get('WORLD_SIZE', 1)) > 1 else ''
+        rank = f'rank {os.environ["RANK"]}: ' if int(os.environ.get('WORLD_SIZE', 1)) > 1 else ''
         print(f'error: {rank}{one_line(error)}', file=sys.stderr)
         sys.exit(1)
-
-
-def one_line(error: BaseException) -> str:
-    """The message of an error without its line breaks; the name of its class where it has none."""
-    # str() of a KeyError shows its message in quotes.
-    message = error.args[0] if isinstance(error, KeyError) and error.args else error
-    return ' '.join(str(message).split()) or type(error).__name__
 
 
 def _raised_by_us(error: BaseException) -> bool:

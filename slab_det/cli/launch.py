@@ -4,17 +4,23 @@ import os
 import subprocess
 from datetime import timedelta
 
-from .errors import InputError
+from slab_det.errors import InputError
 
 #: How each launcher tells a process its place: our environment variable, the launcher's.
 _PLACES = {
     'pytorch': {'RANK': 'RANK', 'WORLD_SIZE': 'WORLD_SIZE', 'LOCAL_RANK': 'LOCAL_RANK'},
     'slurm': {'RANK': 'SLURM_PROCID', 'WORLD_SIZE': 'SLURM_NTASKS', 'LOCAL_RANK': 'SLURM_LOCALID'},
-    'mpi': {'RANK': 'OMPI_COMM_WORLD_RANK', 'WORLD_SIZE': 'OMPI_COMM_WORLD_SIZE',
-            'LOCAL_RANK': 'OMPI_COMM_WORLD_LOCAL_RANK'},
+    'mpi': {
+        'RANK': 'OMPI_COMM_WORLD_RANK',
+        'WORLD_SIZE': 'OMPI_COMM_WORLD_SIZE',
+        'LOCAL_RANK': 'OMPI_COMM_WORLD_LOCAL_RANK',
+    },
 }
-_STARTERS = {'pytorch': 'torchrun (tools/dist_train.sh)', 'slurm': 'srun (tools/slurm_train.sh)',
-             'mpi': 'mpirun'}
+_STARTERS = {
+    'pytorch': 'torchrun (tools/dist_train.sh)',
+    'slurm': 'srun (tools/slurm_train.sh)',
+    'mpi': 'mpirun',
+}
 
 
 def prepare_launcher(cfg, launcher: str, local_rank: int = 0) -> None:
@@ -28,39 +34,53 @@ def prepare_launcher(cfg, launcher: str, local_rank: int = 0) -> None:
         InputError: where the process was not started by the launcher.
     """
     from mmengine.device import get_device
+
     cfg.launcher = launcher
     os.environ.setdefault('LOCAL_RANK', str(local_rank))
     if launcher == 'none':
         return
     for name in _PLACES[launcher].values():
         if name not in os.environ:
-            raise InputError(f'--launcher {launcher} needs the environment variable {name}: start the tool '
-                             f'with {_STARTERS[launcher]}, or leave --launcher out')
+            raise InputError(
+                f'--launcher {launcher} needs the environment variable {name}: start the tool '
+                f'with {_STARTERS[launcher]}, or leave --launcher out'
+            )
     if get_device() == 'cpu':
         _start_gloo(launcher, cfg.get('env_cfg', {}).get('dist_cfg', {}))
         wrapper = dict(
-            type='MMDistributedDataParallel', device_ids=None, broadcast_buffers=False,
-            find_unused_parameters=cfg.get('find_unused_parameters', False))
+            type='MMDistributedDataParallel',
+            device_ids=None,
+            broadcast_buffers=False,
+            find_unused_parameters=cfg.get('find_unused_parameters', False),
+        )
         wrapper.update(cfg.get('model_wrapper_cfg') or {})
         cfg.model_wrapper_cfg = wrapper
 
 
 def check_amp(cfg, config: str) -> None:
     """Raises InputError where ``cfg`` asks for mixed precision that mmengine refuses on this machine."""
-    from mmengine.device import (is_cuda_available, is_mlu_available, is_musa_available,
-                                 is_npu_available)
+    from mmengine.device import (
+        is_cuda_available,
+        is_mlu_available,
+        is_musa_available,
+        is_npu_available,
+    )
+
     kind = (cfg.get('optim_wrapper') or {}).get('type')
     kind = kind if isinstance(kind, str) else getattr(kind, '__name__', '')
     if kind.split('.')[-1] == 'AmpOptimWrapper' and not (
-            is_cuda_available() or is_npu_available() or is_mlu_available() or is_musa_available()):
+        is_cuda_available() or is_npu_available() or is_mlu_available() or is_musa_available()
+    ):
         raise InputError(
-            f"--amp or the AmpOptimWrapper of {config} needs a GPU, and this machine has none that torch "
+            f'--amp or the AmpOptimWrapper of {config} needs a GPU, and this machine has none that torch '
             'can use: leave --amp out and take the config whose name does not start with amp-, or set '
-            '--cfg-options optim_wrapper.type=OptimWrapper')
+            '--cfg-options optim_wrapper.type=OptimWrapper'
+        )
 
 
 def _start_gloo(launcher: str, dist_cfg: dict) -> None:
     import torch.distributed as dist
+
     if dist.is_initialized():
         return
     for ours, theirs in _PLACES[launcher].items():
@@ -68,10 +88,16 @@ def _start_gloo(launcher: str, dist_cfg: dict) -> None:
     os.environ.setdefault('MASTER_PORT', str(dist_cfg.get('port') or 29500))
     if 'MASTER_ADDR' not in os.environ:
         if launcher != 'slurm':
-            raise InputError(f'--launcher {launcher} needs the environment variable MASTER_ADDR, the host '
-                             f'of the first process: start the tool with {_STARTERS[launcher]}')
-        hosts = subprocess.run(['scontrol', 'show', 'hostname', os.environ['SLURM_NODELIST']],
-                               check=True, capture_output=True, text=True).stdout.split()
+            raise InputError(
+                f'--launcher {launcher} needs the environment variable MASTER_ADDR, the host '
+                f'of the first process: start the tool with {_STARTERS[launcher]}'
+            )
+        hosts = subprocess.run(
+            ['scontrol', 'show', 'hostname', os.environ['SLURM_NODELIST']],
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout.split()
         os.environ['MASTER_ADDR'] = hosts[0]
     timeout = dist_cfg.get('timeout')
     dist.init_process_group('gloo', timeout=timedelta(seconds=timeout) if timeout else None)

@@ -3,11 +3,13 @@ copy this file where torch is not.
 
     python onnx_detector.py detector.onnx image.jpg --out drawn.png --score-thr 0.3
 """
+
 import argparse
 import json
 import os
 import sys
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Union
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Union
 
 import cv2
 import numpy as np
@@ -26,11 +28,12 @@ class Detections(NamedTuple):
         names: class name of each box.
         masks: ``(K, H, W)`` bool in the image's size, or None where the detector has no masks.
     """
+
     boxes: np.ndarray
     scores: np.ndarray
     labels: np.ndarray
-    names: List[str]
-    masks: Optional[np.ndarray]
+    names: list[str]
+    masks: np.ndarray | None
 
 
 class OnnxDetector:
@@ -44,7 +47,7 @@ class OnnxDetector:
         ValueError: the file is missing, is no ONNX model, or was not written by this project.
     """
 
-    def __init__(self, path: Union[str, os.PathLike], threads: Optional[int] = None) -> None:
+    def __init__(self, path: str | os.PathLike, threads: int | None = None) -> None:
         if not os.path.isfile(path):
             raise ValueError(f'{path} is not a file; give an ONNX file of tools/export_onnx.py.')
         if threads is not None and threads < 1:
@@ -57,26 +60,33 @@ class OnnxDetector:
             options.intra_op_num_threads = threads
         try:
             self.session = onnxruntime.InferenceSession(
-                os.fspath(path), options, providers=['CPUExecutionProvider'])
+                os.fspath(path), options, providers=['CPUExecutionProvider']
+            )
         except Exception as error:  # onnxruntime has an exception of its own per status
             reason = str(error).split('\n')[0]
-            raise ValueError(f'{path} is no ONNX model that onnxruntime can run: {reason}') from error
+            raise ValueError(
+                f'{path} is no ONNX model that onnxruntime can run: {reason}'
+            ) from error
         self._metadata = self._read_metadata(path)
-        self.classes: List[str] = self._metadata['classes']
+        self.classes: list[str] = self._metadata['classes']
         self.output_names = [output.name for output in self.session.get_outputs()]
 
-    def _read_metadata(self, path) -> Dict[str, Any]:
+    def _read_metadata(self, path) -> dict[str, Any]:
         text = self.session.get_modelmeta().custom_metadata_map.get('slab_det')
         if text is None:
-            raise ValueError(f'{path} holds no description of its images and classes; give an ONNX '
-                             'file of tools/export_onnx.py.')
+            raise ValueError(
+                f'{path} holds no description of its images and classes; give an ONNX '
+                'file of tools/export_onnx.py.'
+            )
         metadata = json.loads(text)
         if metadata.get('version') != 1:
-            raise ValueError(f"{path} is of version {metadata.get('version')}, but this code reads "
-                             'version 1; use the onnx_detector.py of the project that wrote it.')
+            raise ValueError(
+                f'{path} is of version {metadata.get("version")}, but this code reads '
+                'version 1; use the onnx_detector.py of the project that wrote it.'
+            )
         return metadata
 
-    def predict(self, image: Union[Image, Sequence[Image]]) -> Union[Detections, List[Detections]]:
+    def predict(self, image: Image | Sequence[Image]) -> Detections | list[Detections]:
         """Detect on an image, or on every image of a list.
 
         Args:
@@ -95,10 +105,13 @@ class OnnxDetector:
         boxes = outputs['boxes'] / scale
         masks = None
         if 'masks' in outputs:
-            masks = paste_masks(outputs['masks'], boxes, height, width,
-                                self._metadata['mask_threshold'])
+            masks = paste_masks(
+                outputs['masks'], boxes, height, width, self._metadata['mask_threshold']
+            )
         labels = outputs['labels']
-        return Detections(boxes, outputs['scores'], labels, [self.classes[i] for i in labels], masks)
+        return Detections(
+            boxes, outputs['scores'], labels, [self.classes[i] for i in labels], masks
+        )
 
     def preprocess(self, pixels: np.ndarray) -> np.ndarray:
         """Resize ``(H, W, 3)`` bytes as the detector's test pipeline does. The rest of the
@@ -108,8 +121,10 @@ class OnnxDetector:
         if resize is not None:
             goal_w, goal_h = resize['scale']
             if resize['keep_ratio']:
-                scale = min(max(resize['scale']) / max(height, width),
-                            min(resize['scale']) / min(height, width))
+                scale = min(
+                    max(resize['scale']) / max(height, width),
+                    min(resize['scale']) / min(height, width),
+                )
                 goal_w, goal_h = int(width * scale + 0.5), int(height * scale + 0.5)
             goal_w, goal_h = max(goal_w, 1), max(goal_h, 1)
             pixels = cv2.resize(pixels, (goal_w, goal_h), interpolation=cv2.INTER_LINEAR)
@@ -117,7 +132,8 @@ class OnnxDetector:
             raise ValueError(
                 f'the file takes images of {fixed[0]}x{fixed[1]} pixels (height x width) only, but '
                 f'{height}x{width} becomes {pixels.shape[0]}x{pixels.shape[1]}; export a file '
-                'without --size.')
+                'without --size.'
+            )
         return np.ascontiguousarray(pixels)
 
 
@@ -129,19 +145,26 @@ def read_image(image: Image) -> np.ndarray:
     """
     if isinstance(image, np.ndarray):
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
-            raise ValueError('an image array must be (H, W, 3) uint8, blue, green, red, but got '
-                             f'{image.shape} {image.dtype}.')
+            raise ValueError(
+                'an image array must be (H, W, 3) uint8, blue, green, red, but got '
+                f'{image.shape} {image.dtype}.'
+            )
         return image
     if not os.path.isfile(image):
         raise ValueError(f'{image} is not a file; give an image.')
-    pixels = cv2.imdecode(np.fromfile(image, np.uint8), cv2.IMREAD_COLOR) if os.path.getsize(image) else None
+    pixels = (
+        cv2.imdecode(np.fromfile(image, np.uint8), cv2.IMREAD_COLOR)
+        if os.path.getsize(image)
+        else None
+    )
     if pixels is None:
         raise ValueError(f'{image} is not an image that OpenCV can read.')
     return pixels
 
 
-def paste_masks(logits: np.ndarray, boxes: np.ndarray, height: int, width: int,
-                threshold: float) -> np.ndarray:
+def paste_masks(
+    logits: np.ndarray, boxes: np.ndarray, height: int, width: int, threshold: float
+) -> np.ndarray:
     """Return masks ``(K, height, width)`` of logits ``(K, h, w)`` in boxes ``(K, 4)``.
 
     A pixel's probability is interpolated bilinearly between the centres of the mask's cells; outside
@@ -185,8 +208,16 @@ def draw(pixels: np.ndarray, detections: Detections, score_thr: float = 0.3) -> 
         (text_w, text_h), base = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, 0.4 * line, line)
         y1 = max(y1, text_h + base)
         cv2.rectangle(picture, (x1, y1 - text_h - base), (x1 + text_w, y1), color, -1)
-        cv2.putText(picture, text, (x1, y1 - base // 2), cv2.FONT_HERSHEY_SIMPLEX, 0.4 * line,
-                    (255, 255, 255), line, cv2.LINE_AA)
+        cv2.putText(
+            picture,
+            text,
+            (x1, y1 - base // 2),
+            cv2.FONT_HERSHEY_SIMPLEX,
+            0.4 * line,
+            (255, 255, 255),
+            line,
+            cv2.LINE_AA,
+        )
     return picture
 
 
@@ -196,7 +227,7 @@ def _color(label: int) -> tuple:
     return tuple(int(part) for part in cv2.cvtColor(hue, cv2.COLOR_HSV2BGR)[0, 0])
 
 
-def write_image(path: Union[str, os.PathLike], pixels: np.ndarray) -> None:
+def write_image(path: str | os.PathLike, pixels: np.ndarray) -> None:
     """Write an image whole or not at all.
 
     Raises:
@@ -205,7 +236,9 @@ def write_image(path: Union[str, os.PathLike], pixels: np.ndarray) -> None:
     path = os.fspath(path)
     ending = os.path.splitext(path)[1]
     if not ending or not cv2.haveImageWriter(f'a{ending}'):
-        raise ValueError(f'--out {path} must end in .png, .jpg or another ending that OpenCV writes.')
+        raise ValueError(
+            f'--out {path} must end in .png, .jpg or another ending that OpenCV writes.'
+        )
     done, content = cv2.imencode(ending, pixels)
     if not done:
         raise ValueError(f'--out {path}: OpenCV could not encode the picture as {ending}.')
@@ -220,14 +253,19 @@ def write_image(path: Union[str, os.PathLike], pixels: np.ndarray) -> None:
         raise ValueError(f'--out {path} cannot be written: {error.strerror}.') from error
 
 
-def main(arguments: Optional[Sequence[str]] = None) -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Detect on one image and draw what was found."""
     parser = argparse.ArgumentParser(description='Detect on an image and draw what was found')
     parser.add_argument('file', help='ONNX file of tools/export_onnx.py')
     parser.add_argument('image', help='image file')
     parser.add_argument('--out', required=True, metavar='FILE', help='picture to write')
-    parser.add_argument('--score-thr', type=float, default=0.3, metavar='S',
-                        help='leave out what scores below (default: %(default)s)')
+    parser.add_argument(
+        '--score-thr',
+        type=float,
+        default=0.3,
+        metavar='S',
+        help='leave out what scores below (default: %(default)s)',
+    )
     parser.add_argument('--threads', type=int, help='threads (default: one per core)')
     args = parser.parse_args(arguments)
     try:

@@ -1,13 +1,15 @@
 """Re-parameterization: every RepBN and PRepBN folded away."""
+
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
-from typing import Any, Callable, Mapping, Optional, Sequence
+from typing import Any
 
 import torch
 from timm.utils import reparameterize_model
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from ..layers import ChannelAffine, FoldedNorm, PRepBN, RepBN, prepbn_modules, set_ratio
+from slab_det.layers import ChannelAffine, FoldedNorm, PRepBN, RepBN, prepbn_modules, set_ratio
 
 
 class UnfinishedRatioError(ValueError):
@@ -18,9 +20,13 @@ class UnfinishedRatioError(ValueError):
         otherwise: how to do without the branch, said to who called.
     """
 
-    def __init__(self, ratio: float, otherwise: str = 'pass drop_layer_norm=True to do without it') -> None:
-        super().__init__(f'the PRepBN ratio is {ratio:.4g}, not 0: the LayerNorm branch cannot be folded; '
-                         f'finish the schedule of PRepBNHook, or {otherwise}.')
+    def __init__(
+        self, ratio: float, otherwise: str = 'pass drop_layer_norm=True to do without it'
+    ) -> None:
+        super().__init__(
+            f'the PRepBN ratio is {ratio:.4g}, not 0: the LayerNorm branch cannot be folded; '
+            f'finish the schedule of PRepBNHook, or {otherwise}.'
+        )
         self.ratio = ratio
 
 
@@ -38,15 +44,22 @@ class _CopiesWithoutGraph(TorchFunctionMode):
     to copy.
     """
 
-    def __torch_function__(self, func: Callable, types: Sequence[type], args: Sequence[Any] = (),
-                           kwargs: Optional[Mapping[str, Any]] = None) -> Any:
+    def __torch_function__(
+        self,
+        func: Callable,
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
         if func is torch.Tensor.__deepcopy__ and not args[0].is_leaf:
             tensor, memo = args
             return memo.setdefault(id(tensor), tensor.detach().clone())
         return func(*args, **(kwargs or {}))
 
 
-def reparameterize(model: nn.Module, inplace: bool = False, drop_layer_norm: bool = False) -> nn.Module:
+def reparameterize(
+    model: nn.Module, inplace: bool = False, drop_layer_norm: bool = False
+) -> nn.Module:
     """Return ``model`` with every :class:`PRepBN` and :class:`RepBN` gone.
 
     Blocks of this package fold theirs into the linear or convolution layer beside them. Every
@@ -69,8 +82,10 @@ def reparameterize(model: nn.Module, inplace: bool = False, drop_layer_norm: boo
     if is_reparameterized(model):
         return model
     if not any(isinstance(module, (PRepBN, RepBN)) for module in model.modules()):
-        raise ValueError(f'{type(model).__name__} has no PRepBN or RepBN to re-parameterize; train '
-                         "it with norm_cfg=dict(type='PRepBN').")
+        raise ValueError(
+            f'{type(model).__name__} has no PRepBN or RepBN to re-parameterize; train '
+            "it with norm_cfg=dict(type='PRepBN')."
+        )
     if not inplace:
         with _CopiesWithoutGraph():
             model = deepcopy(model)

@@ -1,5 +1,4 @@
 """Simplified linear attention (SLA) and windowed softmax attention."""
-from typing import Optional, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +17,7 @@ def simplified_linear_attention(
     width: int,
     num_heads: int,
     dwc_weight: Tensor,
-    dwc_bias: Optional[Tensor] = None,
+    dwc_bias: Tensor | None = None,
     eps: float = 1e-6,
     upsample_values: bool = False,
 ) -> Tensor:
@@ -58,7 +57,9 @@ def simplified_linear_attention(
         raise ValueError(f'v holds {v.shape[1]} tokens, but height x width is {height} x {width}.')
     dtype = v.dtype
     with torch.autocast(q.device.type, enabled=False):
-        q, k, v = (x.float() if x.dtype in (torch.float16, torch.bfloat16) else x for x in (q, k, v))
+        q, k, v = (
+            x.float() if x.dtype in (torch.float16, torch.bfloat16) else x for x in (q, k, v)
+        )
         weight = dwc_weight.to(v.dtype)
         bias = None if dwc_bias is None else dwc_bias.to(v.dtype)
         out = relu_linear_attention(q, k, v, num_heads, eps)
@@ -76,8 +77,9 @@ def relu_linear_attention(q: Tensor, k: Tensor, v: Tensor, num_heads: int, eps: 
     return out.transpose(1, 2).reshape(batch, tokens, channels)
 
 
-def depthwise_over_heads(v: Tensor, height: int, width: int, weight: Tensor,
-                         bias: Optional[Tensor]) -> Tensor:
+def depthwise_over_heads(
+    v: Tensor, height: int, width: int, weight: Tensor, bias: Tensor | None
+) -> Tensor:
     """Convolve ``v: (B, height * width, C)`` depth-wise with ``weight: (D, 1, K, K)``, repeated
     ``C / D`` times where the kernels are one per channel of a head.
 
@@ -88,8 +90,13 @@ def depthwise_over_heads(v: Tensor, height: int, width: int, weight: Tensor,
     # int(), because a traced graph takes its channels and kernels for constants.
     times = int(channels) // len(weight)
     bias = None if bias is None else torch.cat([bias] * times)
-    out = F.conv2d(image, torch.cat([weight] * times), bias, padding=int(weight.shape[-1]) // 2,
-                   groups=int(channels))
+    out = F.conv2d(
+        image,
+        torch.cat([weight] * times),
+        bias,
+        padding=int(weight.shape[-1]) // 2,
+        groups=int(channels),
+    )
     return out.permute(0, 2, 3, 1).reshape(batch, height * width, channels)
 
 
@@ -112,14 +119,14 @@ class _WindowProjection(EvalCache):
         # What padding yields once a norm is folded into qkv, see project().
         self.register_buffer('pad_qkv', None)
 
-    def forward(self, x: Tensor, padded: Optional[Tensor] = None,
-                mask: Optional[Tensor] = None) -> Tensor:
+    def forward(
+        self, x: Tensor, padded: Tensor | None = None, mask: Tensor | None = None
+    ) -> Tensor:
         """Attend within windows and project the result, ``(B * num_windows, N, C)`` to the same
         shape; the arguments are those of :meth:`mix`."""
         return self.proj(self.mix(x, padded, mask))
 
-    def mix(self, x: Tensor, padded: Optional[Tensor] = None,
-            mask: Optional[Tensor] = None) -> Tensor:
+    def mix(self, x: Tensor, padded: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         """Attend within windows, short of the projection: it is token-wise, so that a map may
         drop its padding first.
 
@@ -130,7 +137,7 @@ class _WindowProjection(EvalCache):
         """
         return self.attend(*self.project(x, padded), mask)
 
-    def project(self, x: Tensor, padded: Optional[Tensor]) -> Tuple[Tensor, Tensor, Tensor]:
+    def project(self, x: Tensor, padded: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Return q, k, v of ``x: (windows, N, C)``.
 
         Zero tokens that pad the normed map yield the bias of the projection. A folded norm
@@ -152,7 +159,7 @@ class _WindowProjection(EvalCache):
         batch = x.shape[0]
         rows = traced_partition(x, layout, self.qkv.in_features)
         weights = self.qkv.weight.chunk(3)
-        biases = (None, ) * 3 if self.qkv.bias is None else self.qkv.bias.chunk(3)
+        biases = (None,) * 3 if self.qkv.bias is None else self.qkv.bias.chunk(3)
         q, k, v = (F.linear(rows, weight, bias) for weight, bias in zip(weights, biases))
         pad = self.qkv.bias if self.pad_qkv is None else self.pad_qkv
         if pad is None:
@@ -178,21 +185,24 @@ class WindowLinearAttention(_WindowProjection):
         kernel_size: side of the depth-wise convolution.
     """
 
-    def __init__(self, dim: int, window: int, num_heads: int, qkv_bias: bool = True,
-                 kernel_size: int = 5) -> None:
+    def __init__(
+        self, dim: int, window: int, num_heads: int, qkv_bias: bool = True, kernel_size: int = 5
+    ) -> None:
         super().__init__(dim, num_heads, qkv_bias)
         self.window = window
         head_dim = dim // num_heads
-        self.dwc = nn.Conv2d(head_dim, head_dim, kernel_size, padding=kernel_size // 2,
-                             groups=head_dim)
+        self.dwc = nn.Conv2d(
+            head_dim, head_dim, kernel_size, padding=kernel_size // 2, groups=head_dim
+        )
         self.positional_encoding = nn.Parameter(torch.zeros(1, window * window, dim))
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Optional[Tensor] = None) -> Tensor:
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
         """Attend with projected ``(windows, window**2, C)`` queries, keys and values; ``mask``
         has no meaning here."""
         k = k + self.positional_encoding
-        return simplified_linear_attention(q, k, v, self.window, self.window, self.num_heads,
-                                           self.dwc.weight, self.dwc.bias)
+        return simplified_linear_attention(
+            q, k, v, self.window, self.window, self.num_heads, self.dwc.weight, self.dwc.bias
+        )
 
 
 class WindowSoftmaxAttention(_WindowProjection):
@@ -211,10 +221,12 @@ class WindowSoftmaxAttention(_WindowProjection):
         super().__init__(dim, num_heads, qkv_bias)
         self.window = window
         self.relative_position_bias_table = nn.Parameter(
-            torch.zeros((2 * window - 1)**2, num_heads))
+            torch.zeros((2 * window - 1) ** 2, num_heads)
+        )
         trunc_normal_(self.relative_position_bias_table, std=0.02)
-        self.register_buffer('relative_position_index', relative_position_index(window),
-                             persistent=False)
+        self.register_buffer(
+            'relative_position_index', relative_position_index(window), persistent=False
+        )
 
     def position_bias(self) -> Tensor:
         """Return the bias ``(num_heads, N, N)`` between the N tokens of a window."""
@@ -222,12 +234,15 @@ class WindowSoftmaxAttention(_WindowProjection):
         bias = self.relative_position_bias_table[self.relative_position_index]
         return bias.view(tokens, tokens, self.num_heads).permute(2, 0, 1)
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Optional[Tensor] = None) -> Tensor:
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
         """Attend with projected ``(B * num_windows, N, C)`` queries, keys and values."""
         windows, tokens, channels = q.shape
         q, k, v = (t.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for t in (q, k, v))
-        bias = self.cached(q.dtype, self.relative_position_bias_table,
-                           lambda: self.position_bias().unsqueeze(0).to(q.dtype).contiguous())
+        bias = self.cached(
+            q.dtype,
+            self.relative_position_bias_table,
+            lambda: self.position_bias().unsqueeze(0).to(q.dtype).contiguous(),
+        )
         if mask is not None:
             bias = bias + mask.unsqueeze(1).to(q.dtype)
             if windows != mask.shape[0]:

@@ -4,7 +4,9 @@ As in :mod:`slab_det.layers.chunks`, the work stays in the cache and its buffers
 for the allocator to keep. A depth-wise convolution needs the rows around a band; linear attention
 over the whole map needs sums over all keys, which a first pass takes.
 """
-from typing import Callable, Iterator, NamedTuple, Optional, Tuple
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +27,7 @@ class Band(NamedTuple):
         skipped: rows of ``around`` above the band.
         rows: rows of the band.
     """
+
     tokens: slice
     around: slice
     skipped: int
@@ -37,19 +40,27 @@ def bands(height: int, width: int, halo: int) -> Iterator[Band]:
     for top in range(0, height, step):
         bottom = min(top + step, height)
         first, last = max(0, top - halo), min(height, bottom + halo)
-        yield Band(slice(top * width, bottom * width), slice(first * width, last * width),
-                   top - first, bottom - top)
+        yield Band(
+            slice(top * width, bottom * width),
+            slice(first * width, last * width),
+            top - first,
+            bottom - top,
+        )
 
 
 def runs_in_bands(module: nn.Module, x: Tensor) -> bool:
     """Whether ``module`` may treat ``x`` in bands: where it may in chunks, but for half precision,
     whose sums :func:`slab_det.layers.simplified_linear_attention` takes in float32."""
-    return (runs_in_chunks(module, x) and x.dtype in (torch.float32, torch.float64)
-            and not torch.is_autocast_enabled('cpu'))
+    return (
+        runs_in_chunks(module, x)
+        and x.dtype in (torch.float32, torch.float64)
+        and not torch.is_autocast_enabled('cpu')
+    )
 
 
-def depthwise_in_band(around: Tensor, band: Band, width: int, weight: Tensor,
-                      bias: Optional[Tensor]) -> Tensor:
+def depthwise_in_band(
+    around: Tensor, band: Band, width: int, weight: Tensor, bias: Tensor | None
+) -> Tensor:
     """Convolve a band depth-wise, with zeros beyond the map.
 
     Args:
@@ -63,7 +74,7 @@ def depthwise_in_band(around: Tensor, band: Band, width: int, weight: Tensor,
     """
     # Padding falls on rows around the band, which are cut off, unless the map ends with the band.
     out = depthwise_over_heads(around.unsqueeze(0), around.shape[0] // width, width, weight, bias)
-    return out[0, band.skipped * width:(band.skipped + band.rows) * width]
+    return out[0, band.skipped * width : (band.skipped + band.rows) * width]
 
 
 def linear_attention_in_bands(
@@ -72,10 +83,10 @@ def linear_attention_in_bands(
     width: int,
     num_heads: int,
     query: Callable[[Tensor], Tensor],
-    key_value: Callable[[Tensor, slice], Tuple[Tensor, Tensor]],
+    key_value: Callable[[Tensor, slice], tuple[Tensor, Tensor]],
     project: Callable[[Tensor], Tensor],
     weight: Tensor,
-    bias: Optional[Tensor],
+    bias: Tensor | None,
     eps: float = 1e-6,
 ) -> Tensor:
     """Return ``tokens + project(simplified linear attention)`` over a whole map.

@@ -1,6 +1,6 @@
 """BatchNorm over tokens, with statistics that agree on all processes."""
+
 import warnings
-from typing import Optional, Tuple, Union
 
 import torch
 import torch.distributed as dist
@@ -32,8 +32,7 @@ class TokenBatchNorm(nn.BatchNorm1d):
     stay as they are, and a warning says so once.
     """
 
-    def forward(self, x: Tensor, scale: Optional[Tensor] = None,
-                rows: Optional[Tensor] = None) -> Tensor:
+    def forward(self, x: Tensor, scale: Tensor | None = None, rows: Tensor | None = None) -> Tensor:
         """Normalise ``x: (M, C)``.
 
         Args:
@@ -45,8 +44,9 @@ class TokenBatchNorm(nn.BatchNorm1d):
         weight = self.weight if scale is None else self.weight * scale
         bias = self.bias if scale is None else self.bias * scale
         if not self.training:
-            return F.batch_norm(x, self.running_mean, self.running_var, weight, bias, False, 0.0,
-                                self.eps)
+            return F.batch_norm(
+                x, self.running_mean, self.running_var, weight, bias, False, 0.0, self.eps
+            )
         counted = x.shape[0] if rows is None else rows.numel()
         if is_distributed() or (rows is not None and counted > 1):
             mean, var, count = self._moments(x, rows)
@@ -62,11 +62,12 @@ class TokenBatchNorm(nn.BatchNorm1d):
                 stats = tuple(stat.clone() for stat in stats)
             return F.batch_norm(x, *stats, weight, bias, True, momentum or 0.0, self.eps)
         self._warn_single_token()
-        return F.batch_norm(x, self.running_mean, self.running_var, weight, bias, False, 0.0,
-                            self.eps)
+        return F.batch_norm(
+            x, self.running_mean, self.running_var, weight, bias, False, 0.0, self.eps
+        )
 
     @torch.no_grad()
-    def update_statistics(self, x: Tensor, rows: Optional[Tensor] = None) -> None:
+    def update_statistics(self, x: Tensor, rows: Tensor | None = None) -> None:
         """Feed the running statistics with ``x: (M, C)``, or its ``rows``, without computing an
         output."""
         if is_distributed() or (x.shape[0] if rows is None else rows.numel()) > 1:
@@ -74,8 +75,7 @@ class TokenBatchNorm(nn.BatchNorm1d):
         else:
             self._warn_single_token()
 
-    def _moments(self, x: Tensor,
-                 rows: Optional[Tensor]) -> Tuple[Tensor, Tensor, Union[int, Tensor]]:
+    def _moments(self, x: Tensor, rows: Tensor | None) -> tuple[Tensor, Tensor, int | Tensor]:
         """Return mean and biased variance over the tokens ``rows`` of all processes, and their
         number."""
         x = x if rows is None else x.index_select(0, rows)
@@ -96,7 +96,7 @@ class TokenBatchNorm(nn.BatchNorm1d):
         var = torch.where(few, self.running_var.to(var.dtype), var)
         return mean, var, torch.where(few, torch.inf, count)
 
-    def _next_momentum(self) -> Optional[float]:
+    def _next_momentum(self) -> float | None:
         """Count the batch and return its weight; None while a checkpoint runs again."""
         if in_backward():
             return None
@@ -105,7 +105,7 @@ class TokenBatchNorm(nn.BatchNorm1d):
             return 1.0 / float(self.num_batches_tracked)
         return self.momentum
 
-    def _update(self, mean: Tensor, var: Tensor, count: Union[int, Tensor]) -> None:
+    def _update(self, mean: Tensor, var: Tensor, count: int | Tensor) -> None:
         momentum = self._next_momentum()
         if momentum is not None:
             self.running_mean.lerp_(mean.to(self.running_mean.dtype), momentum)
@@ -118,4 +118,5 @@ class TokenBatchNorm(nn.BatchNorm1d):
             warnings.warn(
                 'BatchNorm over a single token has no variance: the running statistics were '
                 'used instead. Train with a batch of at least 2 images or with larger images.',
-                stacklevel=2)
+                stacklevel=2,
+            )

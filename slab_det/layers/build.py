@@ -1,5 +1,7 @@
 """Building a norm from its name."""
-from typing import Any, Callable, Dict, Mapping, Union
+
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from torch import nn
 
@@ -9,7 +11,7 @@ from .norms import ChannelAffine, PRepBN, RepBN
 NORMS = {'PRepBN': PRepBN, 'RepBN': RepBN, 'LN': nn.LayerNorm, 'ChannelAffine': ChannelAffine}
 
 
-def make_norm_layer(norm: Union[str, Mapping[str, Any]], **defaults: Any) -> Callable[[int], nn.Module]:
+def make_norm_layer(norm: str | Mapping[str, Any], **defaults: Any) -> Callable[[int], nn.Module]:
     """Return a function that builds the norm ``norm`` for a number of channels.
 
     Args:
@@ -25,7 +27,8 @@ def make_norm_layer(norm: Union[str, Mapping[str, Any]], **defaults: Any) -> Cal
     cfg = {'type': norm} if isinstance(norm, str) else dict(norm)
     if cfg.get('type') not in NORMS:
         raise ValueError(
-            f'norm type must be one of {", ".join(map(repr, NORMS))}, but got {cfg.get("type")!r}.')
+            f'norm type must be one of {", ".join(map(repr, NORMS))}, but got {cfg.get("type")!r}.'
+        )
     norm_type = cfg.pop('type')
     requires_grad = cfg.pop('requires_grad', True)
     kwargs = {**defaults, **cfg}
@@ -40,7 +43,7 @@ def make_norm_layer(norm: Union[str, Mapping[str, Any]], **defaults: Any) -> Cal
     return build
 
 
-def layer_norm_eps(norm: Union[str, Mapping[str, Any]], eps: float = 1e-6) -> Dict[str, float]:
+def layer_norm_eps(norm: str | Mapping[str, Any], eps: float = 1e-6) -> dict[str, float]:
     """Return ``eps`` as a default of :func:`make_norm_layer` for norms with a LayerNorm; RepBN,
     whose epsilon is BatchNorm's, gets none."""
     norm_type = norm if isinstance(norm, str) else norm.get('type')

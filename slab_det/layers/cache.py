@@ -1,6 +1,8 @@
 """Values that are computed once: per size of a map, or while a module is evaluated."""
+
+from collections.abc import Callable, Hashable
 from functools import lru_cache, wraps
-from typing import Any, Callable, Hashable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +14,7 @@ def size_cache(maxsize: int) -> Callable:
     What was first asked for under inference mode serves training as well. A compiler sees the
     computation, not the cache.
     """
+
     def decorate(compute: Callable) -> Callable:
         kept = lru_cache(maxsize)(compute)
 
@@ -39,8 +42,9 @@ class EvalCache(nn.Module):
         super().__init__()
         self._cache = {}
 
-    def cached(self, key: Hashable, source: Tensor, compute: Callable[[], Tensor],
-               size: Hashable = None) -> Any:
+    def cached(
+        self, key: Hashable, source: Tensor, compute: Callable[[], Tensor], size: Hashable = None
+    ) -> Any:
         """Return ``compute()``, from the cache where nothing can have changed since.
 
         Args:
@@ -49,8 +53,12 @@ class EvalCache(nn.Module):
             compute: derives it.
             size: what else it depends on; only the value of the last size is kept.
         """
-        if (self.training or torch.is_grad_enabled() or torch.compiler.is_compiling()
-                or torch.jit.is_tracing()):
+        if (
+            self.training
+            or torch.is_grad_enabled()
+            or torch.compiler.is_compiling()
+            or torch.jit.is_tracing()
+        ):
             return compute()
         version = None if source.is_inference() else source._version
         stamp = (source.data_ptr(), version, size)

@@ -5,7 +5,9 @@ hundred megabytes per block, which a CPU writes to memory, reads back and, since
 returns such blocks to the system, faults in again at every call. Token-wise work therefore runs
 on a thousand tokens at a time. The arithmetic is the same; only the order of the work differs.
 """
-from typing import Callable, List, NamedTuple, Optional
+
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -73,16 +75,18 @@ class WindowChunk(NamedTuple):
         targets: map rows of the valid positions.
         mask: additive attention mask ``(windows, N, N)``, or None where it would be zero.
     """
+
     rows: Tensor
-    padded: Optional[Tensor]
-    valid: Optional[Tensor]
+    padded: Tensor | None
+    valid: Tensor | None
     targets: Tensor
-    mask: Optional[Tensor]
+    mask: Tensor | None
 
 
 @size_cache(maxsize=64)
-def window_chunks(batch: int, height: int, width: int, window: int, shift: int,
-                  masked: bool) -> List[WindowChunk]:
+def window_chunks(
+    batch: int, height: int, width: int, window: int, shift: int, masked: bool
+) -> list[WindowChunk]:
     """Cut maps into windows as :func:`window_layout` does, a few windows at a time.
 
     Args:
@@ -114,10 +118,13 @@ def window_chunks(batch: int, height: int, width: int, window: int, shift: int,
                 continue
             index, pad = rows[windows].flatten(), is_padded[windows].flatten()
             has_padding = bool(pad.any())
-            chunks.append(WindowChunk(
-                rows=index,
-                padded=pad.nonzero().flatten() if has_padding else None,
-                valid=(~pad).nonzero().flatten() if has_padding else None,
-                targets=index[~pad],
-                mask=None if chunk_mask is None else chunk_mask[windows % layout.num_windows]))
+            chunks.append(
+                WindowChunk(
+                    rows=index,
+                    padded=pad.nonzero().flatten() if has_padding else None,
+                    valid=(~pad).nonzero().flatten() if has_padding else None,
+                    targets=index[~pad],
+                    mask=None if chunk_mask is None else chunk_mask[windows % layout.num_windows],
+                )
+            )
     return chunks

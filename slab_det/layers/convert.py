@@ -1,6 +1,8 @@
 """Replacing the norms of a model that is already built."""
+
 import re
-from typing import Any, Callable, Dict, Optional, Union
+from collections.abc import Callable
+from typing import Any
 
 from timm.layers import LayerNorm as TimmLayerNorm
 from torch import nn
@@ -13,8 +15,13 @@ from .norms import PRepBN, RepBN
 _LAYER_NORMS = (nn.LayerNorm, TimmLayerNorm)
 
 
-def convert_norms(model: nn.Module, from_: str = 'LN', to: str = 'PRepBN',
-                  where: Union[None, str, Callable[[str], bool]] = None, **kwargs: Any) -> int:
+def convert_norms(
+    model: nn.Module,
+    from_: str = 'LN',
+    to: str = 'PRepBN',
+    where: None | str | Callable[[str], bool] = None,
+    **kwargs: Any,
+) -> int:
     """Replace norms of a built model in place; weights and outputs stay as they are.
 
     ==========  ==========  =====================================================================
@@ -52,21 +59,29 @@ def convert_norms(model: nn.Module, from_: str = 'LN', to: str = 'PRepBN',
     """
     for argument, name in (('from_', from_), ('to', to)):
         if name not in NORMS:
-            raise ValueError(f'{argument}={name!r} is no norm: use one of '
-                             f'{", ".join(map(repr, NORMS))}.')
+            raise ValueError(
+                f'{argument}={name!r} is no norm: use one of {", ".join(map(repr, NORMS))}.'
+            )
     if (from_, to) not in _CONVERSIONS:
         pairs = ', '.join(f'{a} to {b}' for a, b in _CONVERSIONS)
-        raise ValueError(f'from_={from_!r}, to={to!r}: the output would change; what keeps it is '
-                         f'{pairs} (and slab_det.deploy.reparameterize to ChannelAffine).')
+        raise ValueError(
+            f'from_={from_!r}, to={to!r}: the output would change; what keeps it is '
+            f'{pairs} (and slab_det.deploy.reparameterize to ChannelAffine).'
+        )
     convert = _CONVERSIONS[from_, to]
     old_type, selected = NORMS[from_], _selector(where)
     parents = dict(model.named_modules(remove_duplicate=False))
-    names = [name for name, module in parents.items()
-             if isinstance(module, old_type) and selected(name) and not _inside_norm(name, parents)]
+    names = [
+        name
+        for name, module in parents.items()
+        if isinstance(module, old_type) and selected(name) and not _inside_norm(name, parents)
+    ]
     if not names:
-        raise ValueError(f'{type(model).__name__} has no {from_}' + (
-            '.' if where is None else f' whose name fits where={where!r}.'))
-    new: Dict[int, nn.Module] = {}
+        raise ValueError(
+            f'{type(model).__name__} has no {from_}'
+            + ('.' if where is None else f' whose name fits where={where!r}.')
+        )
+    new: dict[int, nn.Module] = {}
     for name in names:
         old = parents[name]
         _refuse(name, old, parents)
@@ -78,7 +93,7 @@ def convert_norms(model: nn.Module, from_: str = 'LN', to: str = 'PRepBN',
     return len(new)
 
 
-def _selector(where: Union[None, str, Callable[[str], bool]]) -> Callable[[str], bool]:
+def _selector(where: None | str | Callable[[str], bool]) -> Callable[[str], bool]:
     if where is None:
         return lambda name: True
     if callable(where):
@@ -86,31 +101,38 @@ def _selector(where: Union[None, str, Callable[[str], bool]]) -> Callable[[str],
     try:
         pattern = re.compile(where)
     except (re.error, TypeError) as error:
-        raise ValueError(f'where={where!r} is no regular expression ({error}) and no '
-                         'function.') from error
+        raise ValueError(
+            f'where={where!r} is no regular expression ({error}) and no function.'
+        ) from error
     return lambda name: pattern.search(name) is not None
 
 
-def _inside_norm(name: str, modules: Dict[str, nn.Module]) -> bool:
+def _inside_norm(name: str, modules: dict[str, nn.Module]) -> bool:
     """Whether this is a branch of a PRepBN."""
     return bool(name) and isinstance(modules[name.rpartition('.')[0]], (PRepBN, RepBN))
 
 
-def _refuse(name: str, norm: nn.Module, modules: Dict[str, nn.Module]) -> None:
+def _refuse(name: str, norm: nn.Module, modules: dict[str, nn.Module]) -> None:
     kind = type(norm).__name__
     if not name:
         raise ValueError(f'model is itself a {kind}: give the module that holds it.')
     parent = modules[name.rpartition('.')[0]]
     if isinstance(parent, (nn.TransformerEncoderLayer, nn.TransformerDecoderLayer)):
-        raise ValueError(f'{name} belongs to torch.nn.{type(parent).__name__}, which reads the '
-                         "LayerNorm's own weights in evaluation: leave it out with where=....")
+        raise ValueError(
+            f'{name} belongs to torch.nn.{type(parent).__name__}, which reads the '
+            "LayerNorm's own weights in evaluation: leave it out with where=...."
+        )
     if isinstance(norm, nn.LayerNorm):
         if type(norm).forward not in [one.forward for one in _LAYER_NORMS]:
-            raise ValueError(f'{name} is a {kind}, which may normalise another dimension than the '
-                             'last one: leave it out with where=....')
+            raise ValueError(
+                f'{name} is a {kind}, which may normalise another dimension than the '
+                'last one: leave it out with where=....'
+            )
         if len(norm.normalized_shape) != 1:
-            raise ValueError(f'{name} normalises the dimensions {tuple(norm.normalized_shape)}, '
-                             'PRepBN one: leave it out with where=....')
+            raise ValueError(
+                f'{name} normalises the dimensions {tuple(norm.normalized_shape)}, '
+                'PRepBN one: leave it out with where=....'
+            )
 
 
 def _like(old: nn.Module, model: nn.Module, new: nn.Module) -> nn.Module:
@@ -124,21 +146,21 @@ def _like(old: nn.Module, model: nn.Module, new: nn.Module) -> nn.Module:
     return new.train(old.training)
 
 
-def _layer_norm_to_prepbn(old: nn.LayerNorm, name: str, kwargs: Dict[str, Any]) -> PRepBN:
+def _layer_norm_to_prepbn(old: nn.LayerNorm, name: str, kwargs: dict[str, Any]) -> PRepBN:
     new = PRepBN(old.normalized_shape[0], **{'eps': old.eps, **kwargs})
     # One without weights or without a bias multiplies by 1 and adds 0.
     new.ln.load_state_dict({**new.ln.state_dict(), **old.state_dict()})
     return new
 
 
-def _prepbn_to_layer_norm(old: PRepBN, name: str, kwargs: Dict[str, Any]) -> nn.LayerNorm:
+def _prepbn_to_layer_norm(old: PRepBN, name: str, kwargs: dict[str, Any]) -> nn.LayerNorm:
     _require_ratio(old, name, 1.0)
     new = nn.LayerNorm(old.num_features, **{'eps': old.ln.eps, **kwargs})
     new.load_state_dict(old.ln.state_dict())
     return new
 
 
-def _repbn_to_prepbn(old: RepBN, name: str, kwargs: Dict[str, Any]) -> PRepBN:
+def _repbn_to_prepbn(old: RepBN, name: str, kwargs: dict[str, Any]) -> PRepBN:
     new = PRepBN(old.num_features, **{'momentum': old.bn.momentum, **kwargs})
     new.repbn.bn.eps = old.bn.eps
     new.repbn.load_state_dict(old.state_dict())
@@ -146,21 +168,24 @@ def _repbn_to_prepbn(old: RepBN, name: str, kwargs: Dict[str, Any]) -> PRepBN:
     return new
 
 
-def _prepbn_to_repbn(old: PRepBN, name: str, kwargs: Dict[str, Any]) -> RepBN:
+def _prepbn_to_repbn(old: PRepBN, name: str, kwargs: dict[str, Any]) -> RepBN:
     _require_ratio(old, name, 0.0)
-    new = RepBN(old.num_features, **{'eps': old.repbn.bn.eps, 'momentum': old.repbn.bn.momentum,
-                                     **kwargs})
+    new = RepBN(
+        old.num_features, **{'eps': old.repbn.bn.eps, 'momentum': old.repbn.bn.momentum, **kwargs}
+    )
     new.load_state_dict(old.repbn.state_dict())
     return new
 
 
 def _require_ratio(norm: PRepBN, name: str, ratio: float) -> None:
     if float(norm.ratio) != ratio:
-        raise ValueError(f'{name}: the ratio is {float(norm.ratio):.4g}, not {ratio:g}, so that '
-                         'its output would change.')
+        raise ValueError(
+            f'{name}: the ratio is {float(norm.ratio):.4g}, not {ratio:g}, so that '
+            'its output would change.'
+        )
 
 
-_CONVERSIONS: Dict[tuple, Callable[[Optional[nn.Module], str, Dict[str, Any]], nn.Module]] = {
+_CONVERSIONS: dict[tuple, Callable[[nn.Module | None, str, dict[str, Any]], nn.Module]] = {
     ('LN', 'PRepBN'): _layer_norm_to_prepbn,
     ('PRepBN', 'LN'): _prepbn_to_layer_norm,
     ('RepBN', 'PRepBN'): _repbn_to_prepbn,

@@ -1,4 +1,5 @@
 """Folding a norm into the linear or convolution layer beside it."""
+
 import torch
 from torch import Tensor, nn
 
@@ -33,13 +34,16 @@ def fold_norm_into_conv(norm: nn.Module, conv: nn.Conv2d) -> FoldedNorm:
             expressed as padding of the map itself.
     """
     if any(conv.padding) or conv.groups != 1:
-        raise ValueError(f'a norm folds only into a convolution without padding and groups, but got '
-                         f'padding={conv.padding} and groups={conv.groups}.')
+        raise ValueError(
+            f'a norm folds only into a convolution without padding and groups, but got '
+            f'padding={conv.padding} and groups={conv.groups}.'
+        )
     a, c = foldable_affine(norm)
     weight = conv.weight.double()
     bias = weight.sum((2, 3)) @ c
-    _assign(conv, weight * a.view(1, -1, 1, 1),
-            bias if conv.bias is None else bias + conv.bias.double())
+    _assign(
+        conv, weight * a.view(1, -1, 1, 1), bias if conv.bias is None else bias + conv.bias.double()
+    )
     return FoldedNorm()
 
 

@@ -3,10 +3,11 @@
 This is the one place that knows them: the norm modules use it while they load, and the
 checkpoint converter uses it for whole models.
 """
-from typing import Dict, Mapping
 
-from torch import Tensor
+from collections.abc import Mapping
+
 import torch
+from torch import Tensor
 
 #: Published step counters, which carry the ratio and nothing else.
 STEP_COUNTERS = ('iter', 'total_step', 'warm')
@@ -33,7 +34,7 @@ _TO_PREPBN = {
 }
 
 
-def canonical_norm(entries: Mapping[str, Tensor]) -> Dict[str, Tensor]:
+def canonical_norm(entries: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the entries of one norm under the names of :class:`PRepBN`.
 
     Args:
@@ -49,7 +50,8 @@ def canonical_norm(entries: Mapping[str, Tensor]) -> Dict[str, Tensor]:
     """
     canonical = {
         _TO_PREPBN.get(name, name): value
-        for name, value in entries.items() if name not in STEP_COUNTERS
+        for name, value in entries.items()
+        if name not in STEP_COUNTERS
     }
     if 'ratio' not in canonical:
         if 'iter' in entries and 'total_step' in entries:
@@ -60,22 +62,25 @@ def canonical_norm(entries: Mapping[str, Tensor]) -> Dict[str, Tensor]:
     return canonical
 
 
-def repbn_entries(canonical: Mapping[str, Tensor]) -> Dict[str, Tensor]:
+def repbn_entries(canonical: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the RepBN branch of :func:`canonical_norm` under the names of :class:`RepBN`."""
     return {
-        name[len('repbn.'):]: value
-        for name, value in canonical.items() if name.startswith('repbn.')
+        name[len('repbn.') :]: value
+        for name, value in canonical.items()
+        if name.startswith('repbn.')
     }
 
 
-def layer_norm_entries(canonical: Mapping[str, Tensor]) -> Dict[str, Tensor]:
+def layer_norm_entries(canonical: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the LayerNorm branch of :func:`canonical_norm` under LayerNorm's names."""
     return {
-        name[len('ln.'):]: value for name, value in canonical.items() if name.startswith('ln.')
+        name[len('ln.') :]: value for name, value in canonical.items() if name.startswith('ln.')
     }
 
 
-def replace_entries(state_dict: Dict[str, Tensor], prefix: str, entries: Mapping[str, Tensor]) -> None:
+def replace_entries(
+    state_dict: dict[str, Tensor], prefix: str, entries: Mapping[str, Tensor]
+) -> None:
     """Replace in place everything below ``prefix`` in ``state_dict`` by ``entries``."""
     for key in [key for key in state_dict if key.startswith(prefix)]:
         del state_dict[key]

@@ -3,7 +3,6 @@
 Source: Guo, Chen, Tang and Wang, "SLAB: Efficient Transformers with Simplified Linear
 Attention and Progressive Re-parameterized BatchNorm", ICML 2024, section 3.
 """
-from typing import List, Optional, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -19,10 +18,11 @@ def _check_channels_last(norm: nn.Module, x: Tensor) -> None:
         raise ValueError(
             f'{type(norm).__name__}(num_features={norm.num_features}) takes tokens with the '
             f'channels last, (..., {norm.num_features}), but got {tuple(x.shape)}; '
-            'a channels-first map must be permuted to (N, H, W, C) first.')
+            'a channels-first map must be permuted to (N, H, W, C) first.'
+        )
 
 
-def _without_autocast(x: Tensor) -> Tuple[Tensor, torch.autocast]:
+def _without_autocast(x: Tensor) -> tuple[Tensor, torch.autocast]:
     """Return ``x`` in float32 where autocast is on, as it does for LayerNorm, and the context
     that keeps it so."""
     device = x.device.type
@@ -41,6 +41,7 @@ class ChannelAffine(nn.Module):
         num_features: number of channels C.
         eps: not used by an affine map; accepted because mmcv passes it to every norm.
     """
+
     _abbr_ = 'ln'
 
     def __init__(self, num_features: int, eps: float = 1e-5) -> None:
@@ -77,6 +78,7 @@ class RepBN(nn.Module):
     Raises:
         ValueError: the last dimension of the input is not ``num_features``.
     """
+
     _abbr_ = 'ln'
 
     def __init__(self, num_features: int, eps: float = 1e-5, momentum: float = 0.1) -> None:
@@ -85,14 +87,14 @@ class RepBN(nn.Module):
         self.eta = nn.Parameter(torch.ones(1))
         self.bn = TokenBatchNorm(num_features, eps=eps, momentum=momentum)
 
-    def add_module(self, name: str, module: Optional[nn.Module]) -> None:
+    def add_module(self, name: str, module: nn.Module | None) -> None:
         """Keep the BatchNorm where a converter (``convert_sync_batchnorm`` of torch and mmengine,
         ``sync_bn`` in a config) puts a SyncBatchNorm in its place: it is synchronised already,
         without a GPU too, and leaves padding out."""
         if type(module).__name__ != 'SyncBatchNorm':
             super().add_module(name, module)
 
-    def affine(self) -> Tuple[Tensor, Tensor]:
+    def affine(self) -> tuple[Tensor, Tensor]:
         """Return ``a, c`` with ``RepBN(x) = a * x + c`` under the running statistics.
 
         ``a = w / sqrt(v + eps) + eta`` and ``c = b - w * m / sqrt(v + eps)`` for the running
@@ -118,8 +120,9 @@ class RepBN(nn.Module):
         """
         return channel_affine(*foldable_affine(self), dtype=self.eta.dtype)
 
-    def _load_from_state_dict(self, state_dict, prefix, local_metadata, strict, missing_keys,
-                              unexpected_keys, error_msgs):
+    def _load_from_state_dict(
+        self, state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+    ):
         entries = _entries_below(state_dict, prefix)
         if entries and not _is_native(entries, {'eta', 'bn.running_mean'}):
             canonical = canonical_norm(entries)
@@ -128,10 +131,12 @@ class RepBN(nn.Module):
                     error_msgs.append(
                         f'{prefix}ratio is {float(canonical["ratio"]):.4g}: RepBN has no LayerNorm '
                         'branch, so it takes a PRepBN checkpoint only at ratio 0; use PRepBN '
-                        'to continue this one.')
+                        'to continue this one.'
+                    )
                 replace_entries(state_dict, prefix, repbn_entries(canonical))
-        super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing_keys,
-                                      unexpected_keys, error_msgs)
+        super()._load_from_state_dict(
+            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+        )
 
     def extra_repr(self) -> str:
         return str(self.num_features)
@@ -159,6 +164,7 @@ class PRepBN(nn.Module):
     The state dict of the published norm, of a RepBN and of a LayerNorm load as they are; what
     the source lacks keeps its value, and the ratio becomes the source's (1 for LayerNorm).
     """
+
     _abbr_ = 'ln'
 
     def __init__(self, num_features: int, eps: float = 1e-5, momentum: float = 0.1) -> None:
@@ -201,8 +207,9 @@ class PRepBN(nn.Module):
             # The ratio is multiplied into the affine parameters, so that the blend costs two
             # additions and no product over the tokens.
             g = self.ratio.to(x.dtype)
-            out = F.layer_norm(x, self.ln.normalized_shape, g * self.ln.weight, g * self.ln.bias,
-                               self.ln.eps)
+            out = F.layer_norm(
+                x, self.ln.normalized_shape, g * self.ln.weight, g * self.ln.bias, self.ln.eps
+            )
             if not self.repbn.bn.training:
                 a, c = self.repbn.affine()
                 return out.addcmul_(x, (1 - g) * a).add_((1 - g) * c)
@@ -217,14 +224,16 @@ class PRepBN(nn.Module):
         """
         return channel_affine(*foldable_affine(self), dtype=self.repbn.eta.dtype)
 
-    def _load_from_state_dict(self, state_dict, prefix, local_metadata, strict, missing_keys,
-                              unexpected_keys, error_msgs):
+    def _load_from_state_dict(
+        self, state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+    ):
         entries = _entries_below(state_dict, prefix)
         if entries and not _is_native(entries, {'ratio'}):
             own = {name: value.detach() for name, value in self.state_dict().items()}
             replace_entries(state_dict, prefix, {**own, **canonical_norm(entries)})
-        super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing_keys,
-                                      unexpected_keys, error_msgs)
+        super()._load_from_state_dict(
+            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+        )
         if not self.ratio.is_meta:
             self.sync_ratio()
 
@@ -245,14 +254,16 @@ def _keep_in_graph(out: Tensor, idle: nn.Module) -> Tensor:
 
 
 def _entries_below(state_dict, prefix: str):
-    return {key[len(prefix):]: value for key, value in state_dict.items() if key.startswith(prefix)}
+    return {
+        key[len(prefix) :]: value for key, value in state_dict.items() if key.startswith(prefix)
+    }
 
 
 def _is_native(entries, required) -> bool:
     return required <= entries.keys()
 
 
-def prepbn_modules(model: nn.Module) -> List[PRepBN]:
+def prepbn_modules(model: nn.Module) -> list[PRepBN]:
     """Return every :class:`PRepBN` of ``model``, in the order of ``model.modules()``."""
     return [module for module in model.modules() if isinstance(module, PRepBN)]
 
@@ -265,7 +276,7 @@ def set_ratio(model: nn.Module, value: float) -> int:
     return len(modules)
 
 
-def foldable_affine(norm: nn.Module) -> Tuple[Tensor, Tensor]:
+def foldable_affine(norm: nn.Module) -> tuple[Tensor, Tensor]:
     """Return ``a, c`` in float64 with ``norm(x) = a * x + c`` at inference.
 
     Args:
@@ -279,7 +290,8 @@ def foldable_affine(norm: nn.Module) -> Tuple[Tensor, Tensor]:
         if ratio != 0:
             raise ValueError(
                 f'ratio is {ratio:.4g}: a PRepBN folds only at ratio 0; finish the schedule, or '
-                'drop the LayerNorm branch knowingly with drop_layer_norm=True.')
+                'drop the LayerNorm branch knowingly with drop_layer_norm=True.'
+            )
         norm = norm.repbn
     if isinstance(norm, RepBN):
         bn = norm.bn

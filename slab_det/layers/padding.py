@@ -1,12 +1,13 @@
 """Which tokens of a padded batch belong to its images."""
+
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from math import isqrt
-from typing import Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor
 
-Size = Tuple[int, int]
+Size = tuple[int, int]
 
 
 class ValidTokens:
@@ -32,13 +33,15 @@ class ValidTokens:
         self.padded = (int(padded[0]), int(padded[1]))
         images = [(int(height), int(width)) for height, width in sizes]
         if any(h > self.padded[0] or w > self.padded[1] for h, w in images):
-            raise ValueError(f'sizes={images} (height, width) do not fit a batch padded to '
-                             f'{self.padded}: give the sizes at which they lie in the batch.')
+            raise ValueError(
+                f'sizes={images} (height, width) do not fit a batch padded to '
+                f'{self.padded}: give the sizes at which they lie in the batch.'
+            )
         self.images = images
         self.full = all(size == self.padded for size in images)
-        self._parts: Dict[Size, List[Size]] = {self.padded: images}
-        self._map_of: Dict[int, Size] = {}
-        self._rows: Dict[Tuple, Optional[Tensor]] = {}
+        self._parts: dict[Size, list[Size]] = {self.padded: images}
+        self._map_of: dict[int, Size] = {}
+        self._rows: dict[tuple, Tensor | None] = {}
 
     def follow(self, before: Size, after: Size, length: Callable[[int], int]) -> None:
         """Note that a layer makes the map ``after`` of ``before``, and ``length(n)`` positions of
@@ -53,7 +56,7 @@ class ValidTokens:
         self._parts[after] = [(length(h), length(w)) for h, w in part]
         self._map_of[after[0] * after[1]] = after
 
-    def rows(self, x: Tensor) -> Optional[Tensor]:
+    def rows(self, x: Tensor) -> Tensor | None:
         """Return the valid rows of ``x.flatten(0, -2)`` in rising order, None where all are.
 
         Raises:
@@ -68,7 +71,7 @@ class ValidTokens:
             self._rows[key] = _rows(part, size, prefix, x.device)
         return self._rows[key]
 
-    def _find_map(self, x: Tensor) -> Tuple[Optional[Size], int]:
+    def _find_map(self, x: Tensor) -> tuple[Size | None, int]:
         """Return height and width of the map whose tokens ``x`` holds, None where no map is
         known, and the number of class tokens before them."""
         if x.dim() == 4:
@@ -86,7 +89,7 @@ class ValidTokens:
                     return size, prefix
         return None, 0
 
-    def _part(self, size: Size) -> Optional[List[Size]]:
+    def _part(self, size: Size) -> list[Size] | None:
         """Return the valid height and width of every image on the map ``size``, None where it is
         not known."""
         stride = self._stride(size)
@@ -94,7 +97,7 @@ class ValidTokens:
             self._parts[size] = [(-(-h // stride), -(-w // stride)) for h, w in self.images]
         return self._parts.get(size)
 
-    def _stride(self, size: Size) -> Optional[int]:
+    def _stride(self, size: Size) -> int | None:
         """Return the stride that makes the map ``size`` of the batch without a remainder."""
         stride = self.padded[0] // max(1, size[0])
         exact = size[0] * stride == self.padded[0] and size[1] * stride == self.padded[1]
@@ -104,15 +107,18 @@ class ValidTokens:
         return ValueError(
             f'{what} is no map of a batch of {len(self.images)} images padded to {self.padded}, so '
             'that its padding is not known: pad batches to a multiple of the largest stride '
-            '(pad_size_divisor=32), or let padding count (remove ValidTokensHook).')
+            '(pad_size_divisor=32), or let padding count (remove ValidTokensHook).'
+        )
 
 
-def _rows(valid: Sequence[Size], size: Size, prefix: int, device: torch.device) -> Optional[Tensor]:
+def _rows(valid: Sequence[Size], size: Size, prefix: int, device: torch.device) -> Tensor | None:
     if all(part == size for part in valid):
         return None
     part = torch.tensor(valid)
-    inside = ((torch.arange(size[0])[:, None] < part[:, 0, None, None])
-              & (torch.arange(size[1]) < part[:, 1, None, None])).flatten(1)
+    inside = (
+        (torch.arange(size[0])[:, None] < part[:, 0, None, None])
+        & (torch.arange(size[1]) < part[:, 1, None, None])
+    ).flatten(1)
     inside = torch.cat([inside.new_ones(len(valid), prefix), inside], 1)
     # Found on the CPU, where the number of rows is known without waiting for the device.
     return inside.flatten().nonzero().squeeze(1).to(device)
@@ -120,10 +126,10 @@ def _rows(valid: Sequence[Size], size: Size, prefix: int, device: torch.device) 
 
 # One for the process rather than for the thread: the backward pass of a GPU runs checkpointed
 # blocks again in a thread of its own.
-_current: Optional[ValidTokens] = None
+_current: ValidTokens | None = None
 
 
-def set_valid_tokens(valid: Optional[ValidTokens]) -> None:
+def set_valid_tokens(valid: ValidTokens | None) -> None:
     """Let statistics of the batches to come count the tokens of ``valid`` only; None counts all.
 
     It must stay set until the backward pass is done where blocks are checkpointed.
@@ -154,7 +160,7 @@ def follow_map(before: Size, after: Size, length: Callable[[int], int]) -> None:
         _current.follow((int(before[0]), int(before[1])), (int(after[0]), int(after[1])), length)
 
 
-def valid_rows(x: Tensor) -> Optional[Tensor]:
+def valid_rows(x: Tensor) -> Tensor | None:
     """Return the rows of ``x.flatten(0, -2)`` whose tokens belong to images, None where all do.
 
     Raises:

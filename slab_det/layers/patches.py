@@ -1,5 +1,6 @@
 """From image to tokens and from one stage's tokens to the next."""
-from typing import Callable, Optional, Tuple
+
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -23,14 +24,19 @@ class PatchEmbed(nn.Module):
         norm_layer: builds the norm from a number of channels; None for no norm.
     """
 
-    def __init__(self, patch_size: int = 4, in_chans: int = 3, embed_dim: int = 96,
-                 norm_layer: Optional[NormLayer] = None) -> None:
+    def __init__(
+        self,
+        patch_size: int = 4,
+        in_chans: int = 3,
+        embed_dim: int = 96,
+        norm_layer: NormLayer | None = None,
+    ) -> None:
         super().__init__()
         self.patch_size = patch_size
         self.proj = nn.Conv2d(in_chans, embed_dim, patch_size, stride=patch_size)
         self.norm = nn.Identity() if norm_layer is None else norm_layer(embed_dim)
 
-    def forward(self, x: Tensor) -> Tuple[Tensor, int, int]:
+    def forward(self, x: Tensor) -> tuple[Tensor, int, int]:
         """Return tokens ``(B, H * W, C)`` of an image ``(B, in_chans, h, w)``, H and W.
 
         Raises:
@@ -40,7 +46,8 @@ class PatchEmbed(nn.Module):
         if min(height, width) < self.patch_size:
             raise ValueError(
                 f'image is {height}x{width} pixels (height x width), smaller than a patch of '
-                f'{self.patch_size}x{self.patch_size}; resize it to at least one patch.')
+                f'{self.patch_size}x{self.patch_size}; resize it to at least one patch.'
+            )
         x = F.pad(x, (0, -width % self.patch_size, 0, -height % self.patch_size))
         # Channels last, the convolution writes tokens as they are wanted.
         x = self.proj(x.contiguous(memory_format=torch.channels_last))
@@ -66,12 +73,12 @@ class PatchMerging(nn.Module):
         out_dim: channels that go out, ``2 * dim`` by default.
     """
 
-    def __init__(self, dim: int, norm_layer: NormLayer, out_dim: Optional[int] = None) -> None:
+    def __init__(self, dim: int, norm_layer: NormLayer, out_dim: int | None = None) -> None:
         super().__init__()
         self.norm = norm_layer(4 * dim)
         self.reduction = nn.Linear(4 * dim, out_dim or 2 * dim, bias=False)
 
-    def forward(self, x: Tensor, height: int, width: int) -> Tuple[Tensor, int, int]:
+    def forward(self, x: Tensor, height: int, width: int) -> tuple[Tensor, int, int]:
         """Map ``(B, height * width, C)`` to ``(B, H * W, 2 C)``, H and W rounded up."""
         batch, _, channels = x.shape
         x = x.view(batch, height, width, channels)

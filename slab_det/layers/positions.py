@@ -1,5 +1,4 @@
 """Positional encodings that live on a fixed grid, resized to the map at hand."""
-from typing import Tuple
 
 import torch
 import torch.nn.functional as F
@@ -8,8 +7,9 @@ from torch import Tensor
 from .cache import EvalCache
 
 
-def resize_grid(tokens: Tensor, from_size: Tuple[int, int], to_size: Tuple[int, int],
-                mode: str = 'bilinear') -> Tensor:
+def resize_grid(
+    tokens: Tensor, from_size: tuple[int, int], to_size: tuple[int, int], mode: str = 'bilinear'
+) -> Tensor:
     """Resize a grid of tokens, ``(1, H0 * W0, C)`` to ``(1, H * W, C)``.
 
     Pixel centres are aligned as in ``interpolate(..., align_corners=False)``, without
@@ -26,8 +26,10 @@ def resize_grid(tokens: Tensor, from_size: Tuple[int, int], to_size: Tuple[int, 
         ValueError: ``tokens`` does not hold ``H0 * W0`` tokens.
     """
     if tokens.shape[1] != from_size[0] * from_size[1]:
-        raise ValueError(f'from_size={tuple(from_size)} does not fit the grid, which holds '
-                         f'{tokens.shape[1]} tokens.')
+        raise ValueError(
+            f'from_size={tuple(from_size)} does not fit the grid, which holds '
+            f'{tokens.shape[1]} tokens.'
+        )
     # A traced graph serves every size; where sizes are equal it interpolates to the same numbers.
     if not torch.jit.is_tracing() and tuple(from_size) == tuple(to_size):
         return tokens
@@ -37,7 +39,7 @@ def resize_grid(tokens: Tensor, from_size: Tuple[int, int], to_size: Tuple[int, 
     return grid.permute(0, 2, 3, 1).flatten(1, 2)
 
 
-def square_grid(tokens: int) -> Tuple[int, int]:
+def square_grid(tokens: int) -> tuple[int, int]:
     """Return height and width of the square grid of ``tokens`` tokens.
 
     Raises:
@@ -52,9 +54,15 @@ def square_grid(tokens: int) -> Tuple[int, int]:
 class GridCache(EvalCache):
     """A module that keeps a resized grid while images of one size are evaluated."""
 
-    def resized(self, tokens: Tensor, from_size: Tuple[int, int], to_size: Tuple[int, int],
-                mode: str = 'bilinear') -> Tensor:
+    def resized(
+        self,
+        tokens: Tensor,
+        from_size: tuple[int, int],
+        to_size: tuple[int, int],
+        mode: str = 'bilinear',
+    ) -> Tensor:
         """Return :func:`resize_grid` of the same arguments; ``tokens`` is a parameter."""
         to_size = tuple(to_size)
-        return self.cached(('grid', mode), tokens,
-                           lambda: resize_grid(tokens, from_size, to_size, mode), to_size)
+        return self.cached(
+            ('grid', mode), tokens, lambda: resize_grid(tokens, from_size, to_size, mode), to_size
+        )

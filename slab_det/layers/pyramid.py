@@ -3,7 +3,8 @@
 Source: Wang et al., "Pyramid Vision Transformer", ICCV 2021, section 3.3; with linear attention,
 Guo et al., "SLAB", ICML 2024 (models ``slab_pvt_*``).
 """
-from typing import Callable, Tuple
+
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -31,8 +32,9 @@ class _ReducedProjection(GridCache):
         qkv_bias: whether queries, keys and values have a bias.
     """
 
-    def __init__(self, dim: int, num_heads: int, sr_ratio: int, norm_layer: NormLayer,
-                 qkv_bias: bool = True) -> None:
+    def __init__(
+        self, dim: int, num_heads: int, sr_ratio: int, norm_layer: NormLayer, qkv_bias: bool = True
+    ) -> None:
         super().__init__()
         if dim % num_heads:
             raise ValueError(f'num_heads={num_heads} does not divide dim={dim} channels.')
@@ -45,7 +47,7 @@ class _ReducedProjection(GridCache):
             self.sr = nn.Conv2d(dim, dim, sr_ratio, stride=sr_ratio)
             self.norm = norm_layer(dim)
 
-    def project(self, x: Tensor, height: int, width: int) -> Tuple[Tensor, Tensor, Tensor]:
+    def project(self, x: Tensor, height: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
         """Return q ``(B, N, C)``, k and v ``(B, M, C)`` of ``x: (B, N, C)``; ``N = height *
         width``, ``M = (height // R) * (width // R)``."""
         source = x
@@ -79,8 +81,10 @@ class ReducedSoftmaxAttention(_ReducedProjection):
 
     def forward(self, x: Tensor, height: int, width: int) -> Tensor:
         """Attend over ``x: (B, height * width, C)``."""
-        q, k, v = (t.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
-                   for t in self.project(x, height, width))
+        q, k, v = (
+            t.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+            for t in self.project(x, height, width)
+        )
         out = F.scaled_dot_product_attention(q, k, v)
         return self.proj(out.transpose(1, 2).flatten(2))
 
@@ -99,14 +103,22 @@ class ReducedLinearAttention(_ReducedProjection):
         kernel_size: side of the depth-wise convolution.
     """
 
-    def __init__(self, dim: int, num_heads: int, sr_ratio: int, norm_layer: NormLayer,
-                 qkv_bias: bool = True, grid: Tuple[int, int] = (56, 56),
-                 kernel_size: int = 5) -> None:
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        sr_ratio: int,
+        norm_layer: NormLayer,
+        qkv_bias: bool = True,
+        grid: tuple[int, int] = (56, 56),
+        kernel_size: int = 5,
+    ) -> None:
         super().__init__(dim, num_heads, sr_ratio, norm_layer, qkv_bias)
         head_dim = dim // num_heads
         self.grid = grid[0] // sr_ratio, grid[1] // sr_ratio
-        self.dwc = nn.Conv2d(head_dim, head_dim, kernel_size, padding=kernel_size // 2,
-                             groups=head_dim)
+        self.dwc = nn.Conv2d(
+            head_dim, head_dim, kernel_size, padding=kernel_size // 2, groups=head_dim
+        )
         self.positional_encoding = nn.Parameter(torch.zeros(1, self.grid[0] * self.grid[1], dim))
 
     def forward(self, x: Tensor, height: int, width: int) -> Tensor:
@@ -115,8 +127,16 @@ class ReducedLinearAttention(_ReducedProjection):
         key_map = height // self.sr_ratio, width // self.sr_ratio
         k = k + self.resized(self.positional_encoding, self.grid, key_map)
         out = simplified_linear_attention(
-            q, k, v, height, width, self.num_heads, self.dwc.weight, self.dwc.bias,
-            upsample_values=self.sr_ratio > 1)
+            q,
+            k,
+            v,
+            height,
+            width,
+            self.num_heads,
+            self.dwc.weight,
+            self.dwc.bias,
+            upsample_values=self.sr_ratio > 1,
+        )
         return self.proj(out)
 
     def residual(self, x: Tensor, norm: nn.Module, height: int, width: int) -> Tensor:
@@ -125,14 +145,26 @@ class ReducedLinearAttention(_ReducedProjection):
             return super().residual(x, norm, height, width)
         encoding = self.resized(self.positional_encoding, self.grid, (height, width))[0]
 
-        def key_value(tokens: Tensor, place: slice) -> Tuple[Tensor, Tensor]:
+        def key_value(tokens: Tensor, place: slice) -> tuple[Tensor, Tensor]:
             k, v = self.kv(norm(tokens)).chunk(2, dim=-1)
             return k + encoding[place], v
 
-        return torch.stack([
-            linear_attention_in_bands(image, height, width, self.num_heads,
-                                      lambda tokens: self.q(norm(tokens)), key_value, self.proj,
-                                      self.dwc.weight, self.dwc.bias) for image in x])
+        return torch.stack(
+            [
+                linear_attention_in_bands(
+                    image,
+                    height,
+                    width,
+                    self.num_heads,
+                    lambda tokens: self.q(norm(tokens)),
+                    key_value,
+                    self.proj,
+                    self.dwc.weight,
+                    self.dwc.bias,
+                )
+                for image in x
+            ]
+        )
 
 
 class DepthwiseMlp(nn.Module):
@@ -162,8 +194,13 @@ class DepthwiseMlp(nn.Module):
         out = torch.empty_like(x)
         for image, target in zip(x, out):
             for band in bands(height, width, 1):
-                hidden = depthwise_in_band(self.fc1(norm(image[band.around])), band, width,
-                                           self.dwconv.weight, self.dwconv.bias)
+                hidden = depthwise_in_band(
+                    self.fc1(norm(image[band.around])),
+                    band,
+                    width,
+                    self.dwconv.weight,
+                    self.dwconv.bias,
+                )
                 torch.add(image[band.tokens], self.fc2(F.gelu(hidden)), out=target[band.tokens])
         return out
 
@@ -183,8 +220,15 @@ class ConvPatchEmbed(nn.Module):
         norm_layer: builds the norm from a number of channels.
     """
 
-    def __init__(self, in_chans: int, dim: int, kernel_size: int, stride: int, padding: int,
-                 norm_layer: NormLayer) -> None:
+    def __init__(
+        self,
+        in_chans: int,
+        dim: int,
+        kernel_size: int,
+        stride: int,
+        padding: int,
+        norm_layer: NormLayer,
+    ) -> None:
         super().__init__()
         self.proj = nn.Conv2d(in_chans, dim, kernel_size, stride=stride, padding=padding)
         self.norm = norm_layer(dim)
@@ -194,7 +238,7 @@ class ConvPatchEmbed(nn.Module):
         conv = self.proj
         return max(0, (size + 2 * conv.padding[0] - conv.kernel_size[0]) // conv.stride[0] + 1)
 
-    def forward(self, x: Tensor) -> Tuple[Tensor, int, int]:
+    def forward(self, x: Tensor) -> tuple[Tensor, int, int]:
         """Return tokens ``(B, H * W, C)`` of a map ``(B, in_chans, h, w)``, H and W."""
         before = x.shape[-2:]
         # Channels last in, channels last out: the tokens are then rows without a copy.

@@ -5,7 +5,8 @@ sizes that it was not traced with, so there the height and width of a map are te
 layout is integer arithmetic on them. A compiler does the same arithmetic on integers, where the
 look-up of a kept layout would break its graph. The tokens still move in one gather each way.
 """
-from typing import NamedTuple, Optional, Union
+
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -25,6 +26,7 @@ class TracedLayout(NamedTuple):
             tokens of two parts are neighbours only because of the cyclic shift.
         tokens: ``window**2``.
     """
+
     index: Tensor
     inside: Tensor
     inverse: Tensor
@@ -37,8 +39,13 @@ def in_graph() -> bool:
     return torch.jit.is_tracing() or torch.compiler.is_compiling()
 
 
-def traced_layout(height: Union[int, Tensor], width: Union[int, Tensor], window: int, shift: int,
-                  device: Optional[torch.device] = None) -> TracedLayout:
+def traced_layout(
+    height: int | Tensor,
+    width: int | Tensor,
+    window: int,
+    shift: int,
+    device: torch.device | None = None,
+) -> TracedLayout:
     """Return the :class:`TracedLayout` of a map; see :func:`slab_det.layers.window_layout`.
 
     Args:
@@ -50,8 +57,9 @@ def traced_layout(height: Union[int, Tensor], width: Union[int, Tensor], window:
     if torch.compiler.is_compiling():
         shift = effective_shift(height, width, window, shift)
     else:
-        height, width = (side if isinstance(side, Tensor) else torch.tensor(side)
-                         for side in (height, width))
+        height, width = (
+            side if isinstance(side, Tensor) else torch.tensor(side) for side in (height, width)
+        )
         if shift:
             shift = shift * ((height > window) | (width > window)).long()
     y, x = _Axis(height, window, shift, device), _Axis(width, window, shift, device)
@@ -77,8 +85,9 @@ class _Axis:
             behind it.
     """
 
-    def __init__(self, size: Union[int, Tensor], window: int, shift: Union[int, Tensor],
-                 device: Optional[torch.device]) -> None:
+    def __init__(
+        self, size: int | Tensor, window: int, shift: int | Tensor, device: torch.device | None
+    ) -> None:
         self.windows = (size + (window - 1)) // window
         padded = self.windows * window
         position = torch.arange(padded, device=device)
@@ -107,7 +116,7 @@ def traced_padding(rows: Tensor, padding: Tensor, layout: TracedLayout, batch: i
     if torch.compiler.is_compiling():
         return torch.where(layout.inside.repeat(batch)[:, None], rows, padding.to(rows.dtype))
     padded = (~layout.inside.repeat(batch)).nonzero().flatten()
-    return rows.index_put((padded, ), padding.to(rows.dtype).expand(padded.shape[0], -1))
+    return rows.index_put((padded,), padding.to(rows.dtype).expand(padded.shape[0], -1))
 
 
 def traced_merge(windows: Tensor, layout: TracedLayout, batch: int) -> Tensor:

@@ -4,7 +4,8 @@ A map of ``H x W`` tokens is padded with zero tokens at the bottom and right to 
 rolled up and left by ``shift`` and cut into windows, as in Liu et al., "Swin Transformer", ICCV
 2021. All three only move tokens, so their composition is one index; its inverse undoes it.
 """
-from typing import NamedTuple, Optional, Tuple
+
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,10 +23,11 @@ class WindowLayout(NamedTuple):
         inverse: ``(B * H * W,)`` row of the windows that each map token takes.
         padded: rows of the windows that are padding, or None where there is no padding.
     """
+
     num_windows: int
     index: Tensor
     inverse: Tensor
-    padded: Optional[Tensor]
+    padded: Tensor | None
 
 
 def effective_shift(height: int, width: int, window: int, shift: int) -> int:
@@ -33,7 +35,7 @@ def effective_shift(height: int, width: int, window: int, shift: int) -> int:
     return 0 if height <= window and width <= window else shift
 
 
-def padded_size(height: int, width: int, window: int) -> Tuple[int, int]:
+def padded_size(height: int, width: int, window: int) -> tuple[int, int]:
     """Return the map's size after padding to whole windows."""
     return -(-height // window) * window, -(-width // window) * window
 
@@ -47,8 +49,9 @@ def _to_windows(grid: Tensor, window: int, shift: int) -> Tensor:
 
 
 @size_cache(maxsize=128)
-def window_layout(batch: int, height: int, width: int, window: int, shift: int,
-                  device: torch.device) -> WindowLayout:
+def window_layout(
+    batch: int, height: int, width: int, window: int, shift: int, device: torch.device
+) -> WindowLayout:
     """Return the :class:`WindowLayout` of ``batch`` maps; layouts are cached per size.
 
     Args:
@@ -103,8 +106,9 @@ def window_partition(x: Tensor, layout: WindowLayout) -> Tensor:
     Returns:
         ``(B * num_windows, window**2, C)``.
     """
-    rows = _MoveRows.apply(x.reshape(-1, x.shape[-1]), layout.index, layout.inverse,
-                           layout.padded, None)
+    rows = _MoveRows.apply(
+        x.reshape(-1, x.shape[-1]), layout.index, layout.inverse, layout.padded, None
+    )
     return rows.view(x.shape[0] * layout.num_windows, -1, x.shape[-1])
 
 
@@ -119,14 +123,14 @@ def window_merge(windows: Tensor, layout: WindowLayout, batch: int) -> Tensor:
     Returns:
         ``(B, H * W, C)``.
     """
-    rows = _MoveRows.apply(windows.reshape(-1, windows.shape[-1]), layout.inverse, layout.index,
-                           None, layout.padded)
+    rows = _MoveRows.apply(
+        windows.reshape(-1, windows.shape[-1]), layout.inverse, layout.index, None, layout.padded
+    )
     return rows.view(batch, -1, windows.shape[-1])
 
 
 @size_cache(maxsize=128)
-def shift_mask(height: int, width: int, window: int, shift: int,
-               device: torch.device) -> Tensor:
+def shift_mask(height: int, width: int, window: int, shift: int, device: torch.device) -> Tensor:
     """Return the additive attention mask of shifted windows, ``(num_windows, N, N)``, N =
     ``window**2``: 0 between tokens that are neighbours on the map as well, -100 between tokens
     that only the cyclic shift brought together.

@@ -1,4 +1,5 @@
 """Vision transformers with SLAB's norm and attention, registered with timm."""
+
 from .cswin import CSWinTransformer
 from .deit import VisionTransformer
 from .features import FeatureStages
@@ -6,5 +7,11 @@ from .pvt import PyramidVisionTransformer
 from .pvt_v2 import PyramidVisionTransformerV2
 from .swin import SwinTransformer
 
-__all__ = ['CSWinTransformer', 'FeatureStages', 'PyramidVisionTransformer',
-           'PyramidVisionTransformerV2', 'SwinTransformer', 'VisionTransformer']
+__all__ = [
+    'CSWinTransformer',
+    'FeatureStages',
+    'PyramidVisionTransformer',
+    'PyramidVisionTransformerV2',
+    'SwinTransformer',
+    'VisionTransformer',
+]

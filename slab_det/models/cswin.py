@@ -4,23 +4,32 @@ Sources: Guo et al., "SLAB", ICML 2024 (models ``slab_cswin_*``); Dong et al., "
 CVPR 2022. Any image size is taken: the last stripe of a map is as narrow as what is left, so
 that no token is padding, and positional encodings are resized to the map.
 """
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
-from timm.layers import ClassifierHead, DropPath, Mlp, calculate_drop_path_rates, to_2tuple
-from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import torch
 import torch.nn.functional as F
+from timm.layers import ClassifierHead, DropPath, Mlp, calculate_drop_path_rates, to_2tuple
+from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from torch import Tensor, nn
 
-from ..layers import (ConvPatchEmbed, fold_norm_into_linear, make_norm_layer,
-                      residual_in_chunks, runs_in_chunks, simplified_linear_attention)
-from ..layers.bands import linear_attention_in_bands, runs_in_bands
-from ..layers.positions import GridCache
+from slab_det.layers import (
+    ConvPatchEmbed,
+    fold_norm_into_linear,
+    make_norm_layer,
+    residual_in_chunks,
+    runs_in_chunks,
+    simplified_linear_attention,
+)
+from slab_det.layers.bands import linear_attention_in_bands, runs_in_bands
+from slab_det.layers.positions import GridCache
+
 from .features import FeatureStages, init_linear, run_block
 from .swin import check_attn_types, check_lengths
 
 #: Sizes of the published models.
-ARCHS: Dict[str, Dict[str, Any]] = {
+ARCHS: dict[str, dict[str, Any]] = {
     'tiny': dict(embed_dim=64, depths=(2, 4, 18, 1), num_heads=(2, 4, 8, 16)),
     'small': dict(embed_dim=64, depths=(2, 4, 32, 2), num_heads=(2, 4, 8, 16)),
 }
@@ -37,15 +46,17 @@ class MapLinearAttention(GridCache):
         kernel_size: side of the depth-wise convolution that the heads share.
     """
 
-    def __init__(self, dim: int, num_heads: int, grid: Tuple[int, int],
-                 kernel_size: int = 5) -> None:
+    def __init__(
+        self, dim: int, num_heads: int, grid: tuple[int, int], kernel_size: int = 5
+    ) -> None:
         super().__init__()
         self.num_heads = num_heads
         self.grid = grid
         head_dim = dim // num_heads
         self.get_v = nn.Conv2d(dim, dim, 3, padding=1, groups=dim)
-        self.dwc = nn.Conv2d(head_dim, head_dim, kernel_size, padding=kernel_size // 2,
-                             groups=head_dim)
+        self.dwc = nn.Conv2d(
+            head_dim, head_dim, kernel_size, padding=kernel_size // 2, groups=head_dim
+        )
         self.positional_encoding = nn.Parameter(torch.zeros(1, grid[0] * grid[1], dim))
 
     def forward(self, qkv: Tensor) -> Tensor:
@@ -56,14 +67,15 @@ class MapLinearAttention(GridCache):
         out = simplified_linear_attention(q, k, v, height, width, self.num_heads, *self._kernels())
         return out.view(qkv.shape[0], height, width, -1)
 
-    def _kernels(self) -> Tuple[Tensor, Tensor]:
+    def _kernels(self) -> tuple[Tensor, Tensor]:
         """Return one convolution that equals both, which see the same values."""
         margin = (self.dwc.kernel_size[0] - 3) // 2
         weight = torch.cat([self.dwc.weight] * self.num_heads) + _widen(self.get_v.weight, margin)
         return weight, torch.cat([self.dwc.bias] * self.num_heads) + self.get_v.bias
 
-    def residual_in_bands(self, x: Tensor, norm: nn.Module, qkv: nn.Linear, proj: nn.Linear,
-                          height: int, width: int) -> Tensor:
+    def residual_in_bands(
+        self, x: Tensor, norm: nn.Module, qkv: nn.Linear, proj: nn.Linear, height: int, width: int
+    ) -> Tensor:
         """Return ``x + proj(self(qkv(norm(x))))`` of tokens ``(B, height * width, C)``, computed
         in bands of rows."""
         encoding = self.resized(self.positional_encoding, self.grid, (height, width))[0]
@@ -71,15 +83,27 @@ class MapLinearAttention(GridCache):
         weights = qkv.weight.split((dim, 2 * dim))
         biases = (None, None) if qkv.bias is None else qkv.bias.split((dim, 2 * dim))
 
-        def key_value(tokens: Tensor, place: slice) -> Tuple[Tensor, Tensor]:
+        def key_value(tokens: Tensor, place: slice) -> tuple[Tensor, Tensor]:
             k, v = F.linear(norm(tokens), weights[1], biases[1]).chunk(2, dim=-1)
             return k + encoding[place], v
 
         weight, bias = self._kernels()
-        return torch.stack([
-            linear_attention_in_bands(image, height, width, self.num_heads,
-                                      lambda tokens: F.linear(norm(tokens), weights[0], biases[0]),
-                                      key_value, proj, weight, bias) for image in x])
+        return torch.stack(
+            [
+                linear_attention_in_bands(
+                    image,
+                    height,
+                    width,
+                    self.num_heads,
+                    lambda tokens: F.linear(norm(tokens), weights[0], biases[0]),
+                    key_value,
+                    proj,
+                    weight,
+                    bias,
+                )
+                for image in x
+            ]
+        )
 
 
 def _widen(kernels: Tensor, margin: int) -> Tensor:
@@ -107,7 +131,7 @@ class StripeAttention(nn.Module):
         vertical: whether stripes stand (all rows, ``stripe`` columns) or lie.
     """
 
-    def __init__(self, dim: int, num_heads: int, stripe: Optional[int], vertical: bool) -> None:
+    def __init__(self, dim: int, num_heads: int, stripe: int | None, vertical: bool) -> None:
         super().__init__()
         self.num_heads = num_heads
         self.stripe = stripe
@@ -145,8 +169,9 @@ class StripeAttention(nn.Module):
         out = self._attend(qkv, *size, mask.repeat(qkv.shape[0], 1, 1, 1))
         return out[:, :height, :width]
 
-    def _attend(self, qkv: Tensor, stripe_h: int, stripe_w: int,
-                mask: Optional[Tensor] = None) -> Tensor:
+    def _attend(
+        self, qkv: Tensor, stripe_h: int, stripe_w: int, mask: Tensor | None = None
+    ) -> Tensor:
         """Attend within stripes of ``stripe_h x stripe_w`` tokens, which the map divides into.
 
         ``mask: (B * stripes, 1, 1, N)`` is added to the logits.
@@ -155,8 +180,9 @@ class StripeAttention(nn.Module):
         rows, cols = height // stripe_h, width // stripe_w
         x = qkv.reshape(batch, rows, stripe_h, cols, stripe_w, 3, self.num_heads, -1)
         # (3, B * stripes, heads, N, head_dim) in one copy.
-        x = x.permute(5, 0, 1, 3, 6, 2, 4, 7).reshape(3, batch * rows * cols, self.num_heads,
-                                                      stripe_h * stripe_w, -1)
+        x = x.permute(5, 0, 1, 3, 6, 2, 4, 7).reshape(
+            3, batch * rows * cols, self.num_heads, stripe_h * stripe_w, -1
+        )
         q, k, v = x.unbind(0)
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2)
         image = v.transpose(1, 2).reshape(-1, stripe_h, stripe_w, channels).permute(0, 3, 1, 2)
@@ -183,9 +209,18 @@ class CSWinBlock(nn.Module):
         drop_path: probability that a residual branch is dropped.
     """
 
-    def __init__(self, dim: int, num_heads: int, attn_type: str, stripe: Optional[int],
-                 grid: Tuple[int, int], norm_layer, mlp_ratio: float = 4.0, qkv_bias: bool = True,
-                 drop_path: float = 0.0) -> None:
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        attn_type: str,
+        stripe: int | None,
+        grid: tuple[int, int],
+        norm_layer,
+        mlp_ratio: float = 4.0,
+        qkv_bias: bool = True,
+        drop_path: float = 0.0,
+    ) -> None:
         super().__init__()
         self.norm1 = norm_layer(dim)
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
@@ -194,8 +229,10 @@ class CSWinBlock(nn.Module):
         elif stripe is None:
             attns = [StripeAttention(dim, num_heads, None, True)]
         else:
-            attns = [StripeAttention(dim // 2, num_heads // 2, stripe, vertical)
-                     for vertical in (True, False)]
+            attns = [
+                StripeAttention(dim // 2, num_heads // 2, stripe, vertical)
+                for vertical in (True, False)
+            ]
         self.attns = nn.ModuleList(attns)
         self.proj = nn.Linear(dim, dim)
         self.norm2 = norm_layer(dim)
@@ -226,17 +263,24 @@ class CSWinBlock(nn.Module):
 class CSWinStage(nn.Module):
     """A merging convolution, but in the first stage, and a row of blocks."""
 
-    def __init__(self, dim: int, drop_path: Sequence[float], norm_layer,
-                 downsample_from: Optional[int] = None, **block: Any) -> None:
+    def __init__(
+        self,
+        dim: int,
+        drop_path: Sequence[float],
+        norm_layer,
+        downsample_from: int | None = None,
+        **block: Any,
+    ) -> None:
         super().__init__()
         self.grad_checkpointing = False
         self.downsample = None
         if downsample_from is not None:
             self.downsample = ConvPatchEmbed(downsample_from, dim, 3, 2, 1, norm_layer)
         self.blocks = nn.ModuleList(
-            CSWinBlock(dim, drop_path=rate, norm_layer=norm_layer, **block) for rate in drop_path)
+            CSWinBlock(dim, drop_path=rate, norm_layer=norm_layer, **block) for rate in drop_path
+        )
 
-    def forward(self, x: Tensor, height: int, width: int) -> Tuple[Tensor, int, int]:
+    def forward(self, x: Tensor, height: int, width: int) -> tuple[Tensor, int, int]:
         """Map ``(B, height * width, C)`` to this stage's tokens; return them, H and W."""
         if self.downsample is not None:
             # A channels-last view: nothing is copied.
@@ -279,11 +323,11 @@ class CSWinTransformer(FeatureStages):
         depths: Sequence[int] = (2, 4, 18, 1),
         num_heads: Sequence[int] = (2, 4, 8, 16),
         attn_types: str = 'LLSS',
-        split_sizes: Sequence[Optional[int]] = (1, 2, 7, 7),
-        norm_layer: Union[str, Mapping[str, Any]] = 'PRepBN',
+        split_sizes: Sequence[int | None] = (1, 2, 7, 7),
+        norm_layer: str | Mapping[str, Any] = 'PRepBN',
         mlp_ratio: float = 4.0,
         qkv_bias: bool = True,
-        img_size: Union[int, Tuple[int, int]] = 224,
+        img_size: int | tuple[int, int] = 224,
         in_chans: int = 3,
         num_classes: int = 1000,
         global_pool: str = 'avg',
@@ -297,10 +341,12 @@ class CSWinTransformer(FeatureStages):
         dims = [embed_dim * 2**i for i in range(stages)]
         stripes = [None if i == stages - 1 else split for i, split in enumerate(split_sizes)]
         _check_heads(dims, num_heads, attn_types, stripes)
-        if any(side % 2**(stages + 1) for side in to_2tuple(img_size)):
-            raise ValueError(f'img_size must be a multiple of {2**(stages + 1)} pixels, the stride '
-                             f'of the last stage, but got {img_size}.')
-        grids = [tuple(side // 2**(i + 2) for side in to_2tuple(img_size)) for i in range(stages)]
+        if any(side % 2 ** (stages + 1) for side in to_2tuple(img_size)):
+            raise ValueError(
+                f'img_size must be a multiple of {2 ** (stages + 1)} pixels, the stride '
+                f'of the last stage, but got {img_size}.'
+            )
+        grids = [tuple(side // 2 ** (i + 2) for side in to_2tuple(img_size)) for i in range(stages)]
 
         make_norm = make_norm_layer(norm_layer)
         self.num_classes = num_classes
@@ -308,22 +354,31 @@ class CSWinTransformer(FeatureStages):
         self.patch_embed = ConvPatchEmbed(in_chans, embed_dim, 7, 4, 2, make_norm)
         drop_paths = calculate_drop_path_rates(drop_path_rate, list(depths), stagewise=True)
         self.layers = nn.ModuleList(
-            CSWinStage(dims[i], drop_paths[i], make_norm,
-                       downsample_from=dims[i - 1] if i else None, num_heads=num_heads[i],
-                       attn_type=attn_types[i], stripe=stripes[i], grid=grids[i],
-                       mlp_ratio=mlp_ratio, qkv_bias=qkv_bias)
-            for i in range(stages))
+            CSWinStage(
+                dims[i],
+                drop_paths[i],
+                make_norm,
+                downsample_from=dims[i - 1] if i else None,
+                num_heads=num_heads[i],
+                attn_type=attn_types[i],
+                stripe=stripes[i],
+                grid=grids[i],
+                mlp_ratio=mlp_ratio,
+                qkv_bias=qkv_bias,
+            )
+            for i in range(stages)
+        )
         self.feature_info = [
-            dict(num_chs=dim, reduction=2**(i + 2), module=f'layers.{i}')
+            dict(num_chs=dim, reduction=2 ** (i + 2), module=f'layers.{i}')
             for i, dim in enumerate(dims)
         ]
         self.norm = make_norm(dims[-1])
-        self.head = ClassifierHead(dims[-1], num_classes, pool_type=global_pool,
-                                   drop_rate=drop_rate, input_fmt='NHWC')
+        self.head = ClassifierHead(
+            dims[-1], num_classes, pool_type=global_pool, drop_rate=drop_rate, input_fmt='NHWC'
+        )
         self.apply(init_linear)
 
-    def forward_stages(self, x: Tensor,
-                       last: Optional[int] = None) -> List[Tuple[Tensor, int, int]]:
+    def forward_stages(self, x: Tensor, last: int | None = None) -> list[tuple[Tensor, int, int]]:
         """Return ``(tokens, H, W)`` of every stage up to number ``last``, tokens ``(B, H * W, C)``.
 
         Sides of the image that 4 does not divide are floored.
@@ -332,54 +387,83 @@ class CSWinTransformer(FeatureStages):
             ValueError: the image is too small for the first convolution.
         """
         if min(map(self.patch_embed.output_size, x.shape[-2:])) < 1:
-            raise ValueError(f'image is {x.shape[-2]}x{x.shape[-1]} pixels (height x width), too '
-                             'small for a patch; resize it to at least 3x3.')
+            raise ValueError(
+                f'image is {x.shape[-2]}x{x.shape[-1]} pixels (height x width), too '
+                'small for a patch; resize it to at least 3x3.'
+            )
         return super().forward_stages(x, last)
 
-    def grid_sizes(self) -> Dict[str, Tuple[int, int]]:
+    def grid_sizes(self) -> dict[str, tuple[int, int]]:
         """Return height and width of the positional grids, by name."""
-        return {f'{name}.positional_encoding': module.grid for name, module in self.named_modules()
-                if isinstance(module, MapLinearAttention)}
+        return {
+            f'{name}.positional_encoding': module.grid
+            for name, module in self.named_modules()
+            if isinstance(module, MapLinearAttention)
+        }
 
     @torch.jit.ignore
-    def group_matcher(self, coarse: bool = False) -> Dict[str, Any]:
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Group parameters by depth, for timm's layer-wise learning rates."""
         return dict(
             stem=r'^patch_embed',
-            blocks=r'^layers\.(\d+)' if coarse else [
+            blocks=r'^layers\.(\d+)'
+            if coarse
+            else [
                 (r'^layers\.(\d+).downsample', (0,)),
                 (r'^layers\.(\d+)\.\w+\.(\d+)', None),
                 (r'^norm', (99999,)),
-            ])
+            ],
+        )
 
 
-def _check_heads(dims: Sequence[int], num_heads: Sequence[int], attn_types: str,
-                 stripes: Sequence[Optional[int]]) -> None:
+def _check_heads(
+    dims: Sequence[int], num_heads: Sequence[int], attn_types: str, stripes: Sequence[int | None]
+) -> None:
     for dim, heads, kind, stripe in zip(dims, num_heads, attn_types, stripes):
         if dim % heads:
-            raise ValueError(f'num_heads={tuple(num_heads)} does not divide the channels '
-                             f'{tuple(dims)} of the stages.')
+            raise ValueError(
+                f'num_heads={tuple(num_heads)} does not divide the channels '
+                f'{tuple(dims)} of the stages.'
+            )
         if kind == 'S' and stripe is not None and (heads % 2 or stripe < 1):
-            raise ValueError('stripes need an even number of heads and a width of 1 or more, but '
-                             f'got num_heads={tuple(num_heads)} and stripes {tuple(stripes)}.')
+            raise ValueError(
+                'stripes need an even number of heads and a width of 1 or more, but '
+                f'got num_heads={tuple(num_heads)} and stripes {tuple(stripes)}.'
+            )
 
 
-default_cfgs = generate_default_cfgs({
-    f'slab_cswin_{arch}': dict(
-        url='', num_classes=1000, input_size=(3, 224, 224), pool_size=(7, 7), crop_pct=0.9,
-        interpolation='bicubic', mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225),
-        first_conv='patch_embed.proj', classifier='head.fc', license='apache-2.0')
-    for arch in ARCHS
-})
+default_cfgs = generate_default_cfgs(
+    {
+        f'slab_cswin_{arch}': dict(
+            url='',
+            num_classes=1000,
+            input_size=(3, 224, 224),
+            pool_size=(7, 7),
+            crop_pct=0.9,
+            interpolation='bicubic',
+            mean=(0.485, 0.456, 0.406),
+            std=(0.229, 0.224, 0.225),
+            first_conv='patch_embed.proj',
+            classifier='head.fc',
+            license='apache-2.0',
+        )
+        for arch in ARCHS
+    }
+)
 
 
 def _create(variant: str, arch: str, pretrained: bool, **kwargs: Any):
-    from ..checkpoints import checkpoint_filter_fn
+    from slab_det.checkpoints import checkpoint_filter_fn
+
     kwargs = {**ARCHS[arch], **kwargs}
     return build_model_with_cfg(
-        CSWinTransformer, variant, pretrained, pretrained_filter_fn=checkpoint_filter_fn,
+        CSWinTransformer,
+        variant,
+        pretrained,
+        pretrained_filter_fn=checkpoint_filter_fn,
         feature_cfg=dict(out_indices=tuple(range(len(kwargs['depths']))), feature_cls='getter'),
-        **kwargs)
+        **kwargs,
+    )
 
 
 @register_model

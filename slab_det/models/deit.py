@@ -4,22 +4,38 @@ Sources: Guo et al., "SLAB", ICML 2024 (models ``slab_deit_*`` and ``deit_*_prep
 al., "DeiT", ICML 2021. Any image size from one patch up is taken: positions are resized to the
 map, and the image is padded with zeros to whole patches.
 """
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
-from timm.layers import (Attention, DropPath, Mlp, calculate_drop_path_rates, to_2tuple,
-                         trunc_normal_)
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from timm.layers import (
+    Attention,
+    DropPath,
+    Mlp,
+    calculate_drop_path_rates,
+    to_2tuple,
+    trunc_normal_,
+)
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from timm.models._features import feature_take_indices
-import torch
 from torch import Tensor, nn
 
-from ..layers import (PatchEmbed, fold_norm_into_linear, layer_norm_eps, make_norm_layer,
-                      residual_in_chunks, runs_in_chunks, simplified_linear_attention)
-from ..layers.positions import GridCache
+from slab_det.layers import (
+    PatchEmbed,
+    fold_norm_into_linear,
+    layer_norm_eps,
+    make_norm_layer,
+    residual_in_chunks,
+    runs_in_chunks,
+    simplified_linear_attention,
+)
+from slab_det.layers.positions import GridCache
+
 from .features import FeatureStages, as_map, init_linear, run_block
 
 #: Sizes; tiny and small are published.
-ARCHS: Dict[str, Dict[str, Any]] = {
+ARCHS: dict[str, dict[str, Any]] = {
     'tiny': dict(embed_dim=192, depth=12, num_heads=3),
     'small': dict(embed_dim=384, depth=12, num_heads=6),
     'base': dict(embed_dim=768, depth=12, num_heads=12),
@@ -37,32 +53,41 @@ class LinearAttention(GridCache):
         kernel_size: side of the depth-wise convolution.
     """
 
-    def __init__(self, dim: int, num_heads: int, grid: Tuple[int, int], qkv_bias: bool = True,
-                 kernel_size: int = 5) -> None:
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        grid: tuple[int, int],
+        qkv_bias: bool = True,
+        kernel_size: int = 5,
+    ) -> None:
         super().__init__()
         self.num_heads = num_heads
         self.grid = grid
         head_dim = dim // num_heads
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
         self.proj = nn.Linear(dim, dim)
-        self.dwc = nn.Conv2d(head_dim, head_dim, kernel_size, padding=kernel_size // 2,
-                             groups=head_dim)
+        self.dwc = nn.Conv2d(
+            head_dim, head_dim, kernel_size, padding=kernel_size // 2, groups=head_dim
+        )
         self.positional_encoding = nn.Parameter(torch.zeros(1, grid[0] * grid[1], dim))
 
     def forward(self, x: Tensor, height: int, width: int) -> Tensor:
         """Attend among ``x: (B, height * width, C)``."""
         q, k, v = self.qkv(x).chunk(3, dim=-1)
         k = k + self.resized(self.positional_encoding, self.grid, (height, width))
-        out = simplified_linear_attention(q, k, v, height, width, self.num_heads, self.dwc.weight,
-                                          self.dwc.bias)
+        out = simplified_linear_attention(
+            q, k, v, height, width, self.num_heads, self.dwc.weight, self.dwc.bias
+        )
         return self.proj(out)
 
 
 class SoftmaxAttention(Attention):
     """timm's softmax attention among all tokens, the class token included."""
 
-    def __init__(self, dim: int, num_heads: int, grid: Tuple[int, int],
-                 qkv_bias: bool = True) -> None:
+    def __init__(
+        self, dim: int, num_heads: int, grid: tuple[int, int], qkv_bias: bool = True
+    ) -> None:
         super().__init__(dim, num_heads, qkv_bias=qkv_bias)
 
     def forward(self, x: Tensor, height: int, width: int) -> Tensor:
@@ -87,9 +112,17 @@ class Block(nn.Module):
         drop_path: probability that a residual branch is dropped.
     """
 
-    def __init__(self, dim: int, num_heads: int, attn_type: str, grid: Tuple[int, int],
-                 norm_layer, mlp_ratio: float = 4.0, qkv_bias: bool = True,
-                 drop_path: float = 0.0) -> None:
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        attn_type: str,
+        grid: tuple[int, int],
+        norm_layer,
+        mlp_ratio: float = 4.0,
+        qkv_bias: bool = True,
+        drop_path: float = 0.0,
+    ) -> None:
         super().__init__()
         self.grad_checkpointing = False
         self.norm1 = norm_layer(dim)
@@ -143,6 +176,7 @@ class VisionTransformer(GridCache, FeatureStages):
     Raises:
         ValueError: an argument that does not fit; the message names it.
     """
+
     no_decay = ('pos_embed', 'cls_token', 'positional_encoding')
 
     def __init__(
@@ -151,24 +185,27 @@ class VisionTransformer(GridCache, FeatureStages):
         depth: int = 12,
         num_heads: int = 3,
         attn_types: str = 'L',
-        norm_layer: Union[str, Mapping[str, Any]] = 'PRepBN',
+        norm_layer: str | Mapping[str, Any] = 'PRepBN',
         mlp_ratio: float = 4.0,
         qkv_bias: bool = True,
-        img_size: Union[int, Tuple[int, int]] = 224,
+        img_size: int | tuple[int, int] = 224,
         patch_size: int = 16,
         in_chans: int = 3,
         num_classes: int = 1000,
-        global_pool: Optional[str] = None,
+        global_pool: str | None = None,
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
     ) -> None:
         super().__init__()
         if attn_types not in ATTENTION:
-            raise ValueError("attn_types must be 'L' (linear) or 'S' (softmax), one letter for all "
-                             f'blocks, but got {attn_types!r}.')
+            raise ValueError(
+                "attn_types must be 'L' (linear) or 'S' (softmax), one letter for all "
+                f'blocks, but got {attn_types!r}.'
+            )
         if embed_dim % num_heads:
-            raise ValueError(f'num_heads={num_heads} does not divide embed_dim={embed_dim} '
-                             'channels.')
+            raise ValueError(
+                f'num_heads={num_heads} does not divide embed_dim={embed_dim} channels.'
+            )
         self.grid = tuple(side // patch_size for side in to_2tuple(img_size))
         if tuple(side * patch_size for side in self.grid) != tuple(to_2tuple(img_size)):
             raise ValueError(f'patch_size={patch_size} does not divide img_size={img_size} pixels.')
@@ -183,11 +220,22 @@ class VisionTransformer(GridCache, FeatureStages):
         if self.num_prefix_tokens:
             self.cls_token = nn.Parameter(trunc_normal_(torch.empty(1, 1, embed_dim), std=0.02))
         self.pos_embed = nn.Parameter(
-            trunc_normal_(torch.empty(1, self.grid[0] * self.grid[1], embed_dim), std=0.02))
+            trunc_normal_(torch.empty(1, self.grid[0] * self.grid[1], embed_dim), std=0.02)
+        )
         drop_paths = calculate_drop_path_rates(drop_path_rate, depth)
         self.blocks = nn.ModuleList(
-            Block(embed_dim, num_heads, attn_types, self.grid, make_norm, mlp_ratio, qkv_bias,
-                  drop_path) for drop_path in drop_paths)
+            Block(
+                embed_dim,
+                num_heads,
+                attn_types,
+                self.grid,
+                make_norm,
+                mlp_ratio,
+                qkv_bias,
+                drop_path,
+            )
+            for drop_path in drop_paths
+        )
         self.feature_info = [
             dict(num_chs=embed_dim, reduction=patch_size, module=f'blocks.{i}')
             for i in range(depth)
@@ -202,40 +250,43 @@ class VisionTransformer(GridCache, FeatureStages):
         """The stages, that is, the blocks."""
         return self.blocks
 
-    def _check_pool(self, global_pool: Optional[str]) -> str:
+    def _check_pool(self, global_pool: str | None) -> str:
         pools = ('token', 'avg', '') if self.num_prefix_tokens else ('avg', '')
         if global_pool is None:
             return pools[0]
         if global_pool not in pools:
-            raise ValueError(f'global_pool must be one of {", ".join(map(repr, pools))} here, but '
-                             f"got {global_pool!r}; only attn_types='S' has a class token.")
+            raise ValueError(
+                f'global_pool must be one of {", ".join(map(repr, pools))} here, but '
+                f"got {global_pool!r}; only attn_types='S' has a class token."
+            )
         return global_pool
 
-    def _embed(self, x: Tensor) -> Tuple[Tensor, int, int]:
+    def _embed(self, x: Tensor) -> tuple[Tensor, int, int]:
         """Return tokens with their positions, the class token first, H and W."""
         x, height, width = self.patch_embed(x)
         # Tokens as rows: the convolution left channels as rows, and every sum would keep that.
-        x = x.contiguous() + self.resized(self.pos_embed, self.grid, (height, width), mode='bicubic')
+        x = x.contiguous() + self.resized(
+            self.pos_embed, self.grid, (height, width), mode='bicubic'
+        )
         if self.cls_token is not None:
             x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), x], dim=1)
         return x, height, width
 
-    def _tokens(self, x: Tensor, last: Optional[int] = None) -> Tuple[List[Tensor], int, int]:
+    def _tokens(self, x: Tensor, last: int | None = None) -> tuple[list[Tensor], int, int]:
         """Return the tokens of every block up to number ``last``, H and W; the closing norm
         follows the last block of all."""
         x, height, width = self._embed(x)
         outputs = []
-        for i, block in enumerate(self.blocks if last is None else self.blocks[:last + 1]):
+        for i, block in enumerate(self.blocks if last is None else self.blocks[: last + 1]):
             x = run_block(block, x, height, width, block.grad_checkpointing)
             outputs.append(self.norm(x) if i == len(self.feature_info) - 1 else x)
         return outputs, height, width
 
-    def forward_stages(self, x: Tensor,
-                       last: Optional[int] = None) -> List[Tuple[Tensor, int, int]]:
+    def forward_stages(self, x: Tensor, last: int | None = None) -> list[tuple[Tensor, int, int]]:
         """Return ``(tokens, H, W)`` of every block up to number ``last``, tokens ``(B, H * W, C)``
         without the class token. The last block's are normed."""
         outputs, height, width = self._tokens(x, last)
-        return [(tokens[:, self.num_prefix_tokens:], height, width) for tokens in outputs]
+        return [(tokens[:, self.num_prefix_tokens :], height, width) for tokens in outputs]
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Return the normed tokens of the last block, ``(B, N, C)``, the class token first."""
@@ -246,19 +297,19 @@ class VisionTransformer(GridCache, FeatureStages):
         if self.global_pool == 'token':
             x = x[:, 0]
         elif self.global_pool == 'avg':
-            x = x[:, self.num_prefix_tokens:].mean(1)
+            x = x[:, self.num_prefix_tokens :].mean(1)
         x = self.head_drop(x)
         return x if pre_logits else self.head(x)
 
     def forward_intermediates(
         self,
         x: Tensor,
-        indices: Optional[Union[int, Sequence[int]]] = None,
+        indices: int | Sequence[int] | None = None,
         norm: bool = False,
         stop_early: bool = False,
         output_fmt: str = 'NCHW',
         intermediates_only: bool = False,
-    ) -> Union[List[Tensor], Tuple[Tensor, List[Tensor]]]:
+    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
         """Return the maps of chosen blocks, see :meth:`FeatureStages.forward_intermediates`.
 
         The last block's map is always normed, as published, and no other is, so ``norm``
@@ -267,16 +318,18 @@ class VisionTransformer(GridCache, FeatureStages):
         take, last = feature_take_indices(len(self.blocks), indices)
         early = stop_early or intermediates_only
         outputs, height, width = self._tokens(x, last if early else None)
-        maps = [as_map(outputs[i][:, self.num_prefix_tokens:], height, width, output_fmt)
-                for i in take]
+        maps = [
+            as_map(outputs[i][:, self.num_prefix_tokens :], height, width, output_fmt) for i in take
+        ]
         return maps if intermediates_only else (outputs[-1], maps)
 
-    def prune_intermediate_layers(self, indices: Union[int, Sequence[int]] = 1,
-                                  prune_norm: bool = False, prune_head: bool = True) -> List[int]:
+    def prune_intermediate_layers(
+        self, indices: int | Sequence[int] = 1, prune_norm: bool = False, prune_head: bool = True
+    ) -> list[int]:
         """Drop what the blocks ``indices`` do not need; the closing norm goes with the last
         block, whatever ``prune_norm``."""
         take, last = feature_take_indices(len(self.blocks), indices)
-        self.blocks = self.blocks[:last + 1]
+        self.blocks = self.blocks[: last + 1]
         if last < len(self.feature_info) - 1:
             self.norm = nn.Identity()
         if prune_head:
@@ -288,7 +341,7 @@ class VisionTransformer(GridCache, FeatureStages):
         """Return the classifying layer."""
         return self.head
 
-    def reset_classifier(self, num_classes: int, global_pool: Optional[str] = None) -> None:
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """Replace the classifying layer; 0 classes remove it."""
         if global_pool is not None:
             self.global_pool = self._check_pool(global_pool)
@@ -298,33 +351,53 @@ class VisionTransformer(GridCache, FeatureStages):
             self.head = nn.Linear(self.num_features, num_classes).to(self.pos_embed)
             init_linear(self.head)
 
-    def grid_sizes(self) -> Dict[str, Tuple[int, int]]:
+    def grid_sizes(self) -> dict[str, tuple[int, int]]:
         """Return height and width of the positional grids, by name."""
         grids = ('pos_embed', 'positional_encoding')
         return {name: self.grid for name, _ in self.named_parameters() if name.endswith(grids)}
 
     @torch.jit.ignore
-    def group_matcher(self, coarse: bool = False) -> Dict[str, Any]:
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Group parameters by depth, for timm's layer-wise learning rates."""
-        return dict(stem=r'^cls_token|pos_embed|patch_embed',
-                    blocks=[(r'^blocks\.(\d+)', None), (r'^norm', (99999,))])
+        return dict(
+            stem=r'^cls_token|pos_embed|patch_embed',
+            blocks=[(r'^blocks\.(\d+)', None), (r'^norm', (99999,))],
+        )
 
 
-default_cfgs = generate_default_cfgs({
-    name: dict(
-        url='', num_classes=1000, input_size=(3, 224, 224), pool_size=None, crop_pct=0.9,
-        interpolation='bicubic', mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225),
-        first_conv='patch_embed.proj', classifier='head', license='apache-2.0')
-    for arch in ARCHS for name in (f'slab_deit_{arch}', f'deit_{arch}_prepbn')
-})
+default_cfgs = generate_default_cfgs(
+    {
+        name: dict(
+            url='',
+            num_classes=1000,
+            input_size=(3, 224, 224),
+            pool_size=None,
+            crop_pct=0.9,
+            interpolation='bicubic',
+            mean=(0.485, 0.456, 0.406),
+            std=(0.229, 0.224, 0.225),
+            first_conv='patch_embed.proj',
+            classifier='head',
+            license='apache-2.0',
+        )
+        for arch in ARCHS
+        for name in (f'slab_deit_{arch}', f'deit_{arch}_prepbn')
+    }
+)
 
 
 def _create(variant: str, arch: str, attn_types: str, pretrained: bool, **kwargs: Any):
-    from ..checkpoints import checkpoint_filter_fn
+    from slab_det.checkpoints import checkpoint_filter_fn
+
     kwargs = {**ARCHS[arch], 'attn_types': attn_types, **kwargs}
     return build_model_with_cfg(
-        VisionTransformer, variant, pretrained, pretrained_filter_fn=checkpoint_filter_fn,
-        feature_cfg=dict(out_indices=1, feature_cls='getter'), **kwargs)
+        VisionTransformer,
+        variant,
+        pretrained,
+        pretrained_filter_fn=checkpoint_filter_fn,
+        feature_cfg=dict(out_indices=1, feature_cls='getter'),
+        **kwargs,
+    )
 
 
 @register_model

@@ -1,9 +1,10 @@
 """What all transformers of this package share: stages, feature extraction, the head."""
-from typing import Dict, List, Optional, Sequence, Set, Tuple, Union
 
+from collections.abc import Sequence
+
+import torch
 from timm.layers import trunc_normal_
 from timm.models._features import feature_take_indices
-import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -17,13 +18,13 @@ class FeatureStages(nn.Module):
     """
 
     #: Ends of names of parameters that take no weight decay besides norms and biases.
-    no_decay: Tuple[str, ...] = ('positional_encoding', )
+    no_decay: tuple[str, ...] = ('positional_encoding',)
 
-    def forward_stages(self, x: Tensor, last: Optional[int] = None) -> List[Tuple[Tensor, int, int]]:
+    def forward_stages(self, x: Tensor, last: int | None = None) -> list[tuple[Tensor, int, int]]:
         """Return ``(tokens, H, W)`` of every stage up to number ``last``, tokens ``(B, H * W, C)``."""
         x, height, width = self.patch_embed(x)
         outputs = []
-        for stage in self.layers if last is None else self.layers[:last + 1]:
+        for stage in self.layers if last is None else self.layers[: last + 1]:
             x, height, width = stage(x, height, width)
             outputs.append((x, height, width))
         return outputs
@@ -44,12 +45,12 @@ class FeatureStages(nn.Module):
     def forward_intermediates(
         self,
         x: Tensor,
-        indices: Optional[Union[int, Sequence[int]]] = None,
+        indices: int | Sequence[int] | None = None,
         norm: bool = False,
         stop_early: bool = False,
         output_fmt: str = 'NCHW',
         intermediates_only: bool = False,
-    ) -> Union[List[Tensor], Tuple[Tensor, List[Tensor]]]:
+    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
         """Return the maps of chosen stages, as timm's models do.
 
         Args:
@@ -76,11 +77,12 @@ class FeatureStages(nn.Module):
             tokens = self.norm(tokens)
         return tokens.unflatten(1, (height, width)), maps
 
-    def prune_intermediate_layers(self, indices: Union[int, Sequence[int]] = 1,
-                                  prune_norm: bool = False, prune_head: bool = True) -> List[int]:
+    def prune_intermediate_layers(
+        self, indices: int | Sequence[int] = 1, prune_norm: bool = False, prune_head: bool = True
+    ) -> list[int]:
         """Drop what the stages ``indices`` do not need; return their positive numbers."""
         take, last = feature_take_indices(len(self.layers), indices)
-        self.layers = self.layers[:last + 1]
+        self.layers = self.layers[: last + 1]
         if prune_norm:
             self.norm = nn.Identity()
         if prune_head:
@@ -92,17 +94,17 @@ class FeatureStages(nn.Module):
         """Return the classifying layer."""
         return self.head.fc
 
-    def reset_classifier(self, num_classes: int, global_pool: Optional[str] = None) -> None:
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """Replace the classifying layer; 0 classes remove it."""
         self.num_classes = num_classes
         self.head.reset(num_classes, global_pool)
 
-    def grid_sizes(self) -> Dict[str, Tuple[int, int]]:
+    def grid_sizes(self) -> dict[str, tuple[int, int]]:
         """Return height and width of the positional grids that need not be square, by name."""
         return {}
 
     @torch.jit.ignore
-    def no_weight_decay(self) -> Set[str]:
+    def no_weight_decay(self) -> set[str]:
         """Names of the parameters that take no weight decay besides norms and biases."""
         return {name for name, _ in self.named_parameters() if name.endswith(self.no_decay)}
 

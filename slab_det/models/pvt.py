@@ -4,7 +4,8 @@ Sources: Guo et al., "SLAB", ICML 2024 (models ``slab_pvt_*`` and ``pvt_*_prepbn
 "Pyramid Vision Transformer", ICCV 2021. There is no class token. Sizes that do not divide are
 floored: pixels or tokens at the bottom and right that fill no patch are left out.
 """
-from typing import Any, Dict
+
+from typing import Any
 
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 
@@ -14,7 +15,7 @@ from .pyramid import PyramidTransformer, default_cfg
 _WIDTHS = dict(embed_dims=(64, 128, 320, 512), num_heads=(1, 2, 5, 8), mlp_ratios=(8, 8, 4, 4))
 
 #: Sizes of the published models.
-ARCHS: Dict[str, Dict[str, Any]] = {
+ARCHS: dict[str, dict[str, Any]] = {
     'tiny': dict(_WIDTHS, depths=(2, 2, 2, 2)),
     'small': dict(_WIDTHS, depths=(3, 4, 6, 3)),
     'medium': dict(_WIDTHS, depths=(3, 4, 18, 3)),
@@ -33,19 +34,23 @@ class PyramidVisionTransformer(PyramidTransformer):
         self.apply(init_linear)
 
 
-default_cfgs = generate_default_cfgs({
-    name: default_cfg()
-    for arch in ARCHS for name in (f'slab_pvt_{arch}', f'pvt_{arch}_prepbn')
-})
+default_cfgs = generate_default_cfgs(
+    {name: default_cfg() for arch in ARCHS for name in (f'slab_pvt_{arch}', f'pvt_{arch}_prepbn')}
+)
 
 
 def _create(variant: str, arch: str, attn_types: str, pretrained: bool, **kwargs: Any):
-    from ..checkpoints import checkpoint_filter_fn
+    from slab_det.checkpoints import checkpoint_filter_fn
+
     kwargs = {**ARCHS[arch], 'attn_types': attn_types, **kwargs}
     return build_model_with_cfg(
-        PyramidVisionTransformer, variant, pretrained, pretrained_filter_fn=checkpoint_filter_fn,
+        PyramidVisionTransformer,
+        variant,
+        pretrained,
+        pretrained_filter_fn=checkpoint_filter_fn,
         feature_cfg=dict(out_indices=tuple(range(len(kwargs['depths']))), feature_cls='getter'),
-        **kwargs)
+        **kwargs,
+    )
 
 
 @register_model

@@ -5,8 +5,9 @@ Baselines with Pyramid Vision Transformer", CVMJ 2022. Patches overlap and the f
 holds a depth-wise convolution, so no positions are embedded. A norm closes every stage; what it
 returns is both the stage's output and the next stage's input.
 """
+
 import math
-from typing import Any, Dict
+from typing import Any
 
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from torch import nn
@@ -17,7 +18,7 @@ from .pyramid import PyramidTransformer, default_cfg
 _WIDTHS = dict(embed_dims=(64, 128, 320, 512), num_heads=(1, 2, 5, 8), mlp_ratios=(8, 8, 4, 4))
 
 #: Sizes of the published models.
-ARCHS: Dict[str, Dict[str, Any]] = {
+ARCHS: dict[str, dict[str, Any]] = {
     'b0': dict(_WIDTHS, embed_dims=(32, 64, 160, 256), depths=(2, 2, 2, 2)),
     'b1': dict(_WIDTHS, depths=(2, 2, 2, 2)),
     'b2': dict(_WIDTHS, depths=(3, 4, 6, 3)),
@@ -32,6 +33,7 @@ class PyramidVisionTransformerV2(PyramidTransformer):
 
     The arguments are those of :class:`PyramidTransformer`.
     """
+
     overlapping = True
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -54,12 +56,17 @@ default_cfgs = generate_default_cfgs({f'slab_pvt_v2_{arch}': default_cfg() for a
 
 
 def _create(variant: str, arch: str, pretrained: bool, **kwargs: Any):
-    from ..checkpoints import checkpoint_filter_fn
+    from slab_det.checkpoints import checkpoint_filter_fn
+
     kwargs = {**ARCHS[arch], **kwargs}
     return build_model_with_cfg(
-        PyramidVisionTransformerV2, variant, pretrained, pretrained_filter_fn=checkpoint_filter_fn,
+        PyramidVisionTransformerV2,
+        variant,
+        pretrained,
+        pretrained_filter_fn=checkpoint_filter_fn,
         feature_cfg=dict(out_indices=tuple(range(len(kwargs['depths']))), feature_cls='getter'),
-        **kwargs)
+        **kwargs,
+    )
 
 
 @register_model

@@ -1,14 +1,25 @@
 """What PVT and PVTv2 share: blocks, stages and the network over them."""
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
-from timm.layers import ClassifierHead, DropPath, Mlp, calculate_drop_path_rates, trunc_normal_
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import torch
+from timm.layers import ClassifierHead, DropPath, Mlp, calculate_drop_path_rates, trunc_normal_
 from torch import Tensor, nn
 
-from ..layers import (ConvPatchEmbed, DepthwiseMlp, ReducedLinearAttention,
-                      ReducedSoftmaxAttention, fold_norm_into_linear, layer_norm_eps,
-                      make_norm_layer, residual_in_chunks, runs_in_chunks)
-from ..layers.positions import GridCache
+from slab_det.layers import (
+    ConvPatchEmbed,
+    DepthwiseMlp,
+    ReducedLinearAttention,
+    ReducedSoftmaxAttention,
+    fold_norm_into_linear,
+    layer_norm_eps,
+    make_norm_layer,
+    residual_in_chunks,
+    runs_in_chunks,
+)
+from slab_det.layers.positions import GridCache
+
 from .features import FeatureStages, run_block
 from .swin import check_attn_types, check_lengths
 
@@ -32,9 +43,19 @@ class PyramidBlock(nn.Module):
         drop_path: probability that a residual branch is dropped.
     """
 
-    def __init__(self, dim: int, num_heads: int, attn_type: str, sr_ratio: int,
-                 grid: Tuple[int, int], norm_layer, mlp_ratio: float, qkv_bias: bool,
-                 conv_mlp: bool, drop_path: float) -> None:
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        attn_type: str,
+        sr_ratio: int,
+        grid: tuple[int, int],
+        norm_layer,
+        mlp_ratio: float,
+        qkv_bias: bool,
+        conv_mlp: bool,
+        drop_path: float,
+    ) -> None:
         super().__init__()
         self.norm1 = norm_layer(dim)
         if attn_type == 'L':
@@ -80,9 +101,17 @@ class PyramidStage(GridCache):
         **block: see :class:`PyramidBlock`.
     """
 
-    def __init__(self, dim: int, grid: Tuple[int, int], drop_path: Sequence[float], norm_layer,
-                 downsample: Optional[ConvPatchEmbed], absolute_positions: bool,
-                 closing_norm: bool, **block: Any) -> None:
+    def __init__(
+        self,
+        dim: int,
+        grid: tuple[int, int],
+        drop_path: Sequence[float],
+        norm_layer,
+        downsample: ConvPatchEmbed | None,
+        absolute_positions: bool,
+        closing_norm: bool,
+        **block: Any,
+    ) -> None:
         super().__init__()
         self.grad_checkpointing = False
         self.grid = grid
@@ -93,10 +122,11 @@ class PyramidStage(GridCache):
             trunc_normal_(self.absolute_pos_embed, std=0.02)
         self.blocks = nn.ModuleList(
             PyramidBlock(dim, grid=grid, norm_layer=norm_layer, drop_path=rate, **block)
-            for rate in drop_path)
+            for rate in drop_path
+        )
         self.norm = norm_layer(dim) if closing_norm else nn.Identity()
 
-    def forward(self, x: Tensor, height: int, width: int) -> Tuple[Tensor, int, int]:
+    def forward(self, x: Tensor, height: int, width: int) -> tuple[Tensor, int, int]:
         """Map ``(B, height * width, C)`` to this stage's tokens; return them, H and W."""
         if self.downsample is not None:
             image = x.view(x.shape[0], height, width, -1).permute(0, 3, 1, 2)
@@ -138,6 +168,7 @@ class PyramidTransformer(FeatureStages):
         ValueError: lengths that do not agree, an unknown attention type or norm, a reduction or
             image size that leaves no tokens.
     """
+
     overlapping = False
     no_decay = ('positional_encoding', 'absolute_pos_embed')
 
@@ -148,10 +179,10 @@ class PyramidTransformer(FeatureStages):
         num_heads: Sequence[int] = (1, 2, 5, 8),
         mlp_ratios: Sequence[float] = (8, 8, 4, 4),
         attn_types: str = 'LLLL',
-        sr_ratios: Optional[Sequence[int]] = None,
-        norm_layer: Union[str, Mapping[str, Any]] = 'PRepBN',
+        sr_ratios: Sequence[int] | None = None,
+        norm_layer: str | Mapping[str, Any] = 'PRepBN',
         qkv_bias: bool = True,
-        img_size: Union[int, Tuple[int, int]] = 224,
+        img_size: int | tuple[int, int] = 224,
         in_chans: int = 3,
         num_classes: int = 1000,
         global_pool: str = 'avg',
@@ -163,8 +194,13 @@ class PyramidTransformer(FeatureStages):
         check_attn_types(attn_types, stages)
         if sr_ratios is None:
             sr_ratios = [SR_RATIOS[kind][min(i, 3)] for i, kind in enumerate(attn_types)]
-        check_lengths(stages, embed_dims=embed_dims, num_heads=num_heads, mlp_ratios=mlp_ratios,
-                      sr_ratios=sr_ratios)
+        check_lengths(
+            stages,
+            embed_dims=embed_dims,
+            num_heads=num_heads,
+            mlp_ratios=mlp_ratios,
+            sr_ratios=sr_ratios,
+        )
         if min(sr_ratios) < 1:
             raise ValueError(f'sr_ratios must be 1 or more, but got {tuple(sr_ratios)}.')
 
@@ -181,27 +217,49 @@ class PyramidTransformer(FeatureStages):
         self.patch_embed = embeds[0]
         drop_paths = calculate_drop_path_rates(drop_path_rate, list(depths), stagewise=True)
         self.layers = nn.ModuleList(
-            PyramidStage(embed_dims[i], grids[i], drop_paths[i], make_norm,
-                         downsample=embeds[i] if i else None,
-                         absolute_positions=not self.overlapping, closing_norm=self.overlapping,
-                         num_heads=num_heads[i], attn_type=attn_types[i], sr_ratio=sr_ratios[i],
-                         mlp_ratio=mlp_ratios[i], qkv_bias=qkv_bias, conv_mlp=self.overlapping)
-            for i in range(stages))
+            PyramidStage(
+                embed_dims[i],
+                grids[i],
+                drop_paths[i],
+                make_norm,
+                downsample=embeds[i] if i else None,
+                absolute_positions=not self.overlapping,
+                closing_norm=self.overlapping,
+                num_heads=num_heads[i],
+                attn_type=attn_types[i],
+                sr_ratio=sr_ratios[i],
+                mlp_ratio=mlp_ratios[i],
+                qkv_bias=qkv_bias,
+                conv_mlp=self.overlapping,
+            )
+            for i in range(stages)
+        )
         self.feature_info = [
             dict(num_chs=dim, reduction=4 * 2**i, module=f'layers.{i}')
             for i, dim in enumerate(embed_dims)
         ]
         self.norm = nn.Identity()
-        self.head = ClassifierHead(embed_dims[-1], num_classes, pool_type=global_pool,
-                                   drop_rate=drop_rate, input_fmt='NHWC')
+        self.head = ClassifierHead(
+            embed_dims[-1],
+            num_classes,
+            pool_type=global_pool,
+            drop_rate=drop_rate,
+            input_fmt='NHWC',
+        )
 
     def _patch_embed(self, stage: int, dims: Sequence[int], in_chans: int, norm) -> ConvPatchEmbed:
         stride = 2 if stage else 4
         kernel = {2: 3, 4: 7}[stride] if self.overlapping else stride
-        return ConvPatchEmbed(dims[stage - 1] if stage else in_chans, dims[stage], kernel, stride,
-                              kernel // 2 if self.overlapping else 0, norm)
+        return ConvPatchEmbed(
+            dims[stage - 1] if stage else in_chans,
+            dims[stage],
+            kernel,
+            stride,
+            kernel // 2 if self.overlapping else 0,
+            norm,
+        )
 
-    def _map_sides(self, side: int) -> List[int]:
+    def _map_sides(self, side: int) -> list[int]:
         """Return the tokens along an image side of ``side`` pixels, stage by stage."""
         sides = []
         for kernel, stride, padding in self._sides:
@@ -211,17 +269,21 @@ class PyramidTransformer(FeatureStages):
 
     def _check_size(self, height: int, width: int, name: str = 'image') -> None:
         """Raise ValueError where a side is too short for a stage."""
+
         def fits(side: int) -> bool:
-            return all(tokens >= ratio
-                       for tokens, ratio in zip(self._map_sides(side), self.sr_ratios))
+            return all(
+                tokens >= ratio for tokens, ratio in zip(self._map_sides(side), self.sr_ratios)
+            )
 
         if not fits(min(height, width)):
             least = next(side for side in range(1, 2**20) if fits(side))
-            raise ValueError(f'{name} is {height}x{width} pixels (height x width), but with '
-                             f'sr_ratios={self.sr_ratios} each side must hold at least {least}; '
-                             'resize or pad it.')
+            raise ValueError(
+                f'{name} is {height}x{width} pixels (height x width), but with '
+                f'sr_ratios={self.sr_ratios} each side must hold at least {least}; '
+                'resize or pad it.'
+            )
 
-    def forward_stages(self, x: Tensor, last: Optional[int] = None) -> List[Tuple[Tensor, int, int]]:
+    def forward_stages(self, x: Tensor, last: int | None = None) -> list[tuple[Tensor, int, int]]:
         """Return ``(tokens, H, W)`` of every stage up to number ``last``; tokens are ``(B, H * W,
         C)``.
 
@@ -232,15 +294,16 @@ class PyramidTransformer(FeatureStages):
             self._check_size(*x.shape[-2:])
         return super().forward_stages(x, last)
 
-    def prune_intermediate_layers(self, indices: Union[int, Sequence[int]] = 1,
-                                  prune_norm: bool = False, prune_head: bool = True) -> List[int]:
+    def prune_intermediate_layers(
+        self, indices: int | Sequence[int] = 1, prune_norm: bool = False, prune_head: bool = True
+    ) -> list[int]:
         """Drop what the stages ``indices`` do not need; return their positive numbers."""
         take = super().prune_intermediate_layers(indices, prune_norm, prune_head)
-        self._sides = self._sides[:len(self.layers)]
-        self.sr_ratios = self.sr_ratios[:len(self.layers)]
+        self._sides = self._sides[: len(self.layers)]
+        self.sr_ratios = self.sr_ratios[: len(self.layers)]
         return take
 
-    def grid_sizes(self) -> Dict[str, Tuple[int, int]]:
+    def grid_sizes(self) -> dict[str, tuple[int, int]]:
         """Return height and width of the positional grids, by name."""
         sizes = {}
         for i, stage in enumerate(self.layers):
@@ -251,20 +314,33 @@ class PyramidTransformer(FeatureStages):
         return sizes
 
     @torch.jit.ignore
-    def group_matcher(self, coarse: bool = False) -> Dict[str, Any]:
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Group parameters by depth, for timm's layer-wise learning rates."""
         return dict(
             stem=r'^patch_embed',
-            blocks=r'^layers\.(\d+)' if coarse else [
+            blocks=r'^layers\.(\d+)'
+            if coarse
+            else [
                 (r'^layers\.(\d+)\.(?:downsample|absolute_pos_embed)', (0,)),
                 (r'^layers\.(\d+)\.blocks\.(\d+)', None),
                 (r'^layers\.(\d+)\.norm', (99999,)),
-            ])
+            ],
+        )
 
 
-def default_cfg() -> Dict[str, Any]:
+def default_cfg() -> dict[str, Any]:
     """Return timm's description of the pretrained weights of a pyramid transformer."""
-    return dict(url='', num_classes=1000, input_size=(3, 224, 224), pool_size=(7, 7),
-                crop_pct=0.9, interpolation='bicubic', mean=(0.485, 0.456, 0.406),
-                std=(0.229, 0.224, 0.225), first_conv='patch_embed.proj', classifier='head.fc',
-                fixed_input_size=False, license='apache-2.0')
+    return dict(
+        url='',
+        num_classes=1000,
+        input_size=(3, 224, 224),
+        pool_size=(7, 7),
+        crop_pct=0.9,
+        interpolation='bicubic',
+        mean=(0.485, 0.456, 0.406),
+        std=(0.229, 0.224, 0.225),
+        first_conv='patch_embed.proj',
+        classifier='head.fc',
+        fixed_input_size=False,
+        license='apache-2.0',
+    )

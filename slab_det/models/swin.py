@@ -4,23 +4,38 @@ Sources: Guo et al., "SLAB", ICML 2024 (models ``slab_swin_*`` and ``swin_*_prep
 "Swin Transformer", ICCV 2021. Any image size from one patch up is taken: maps are padded with
 zeros to whole windows after the norm, as in the published detection backbones.
 """
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
 from timm.layers import ClassifierHead, DropPath, Mlp, calculate_drop_path_rates
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
-import torch
 from torch import Tensor, nn
 
-from ..layers import (PatchEmbed, PatchMerging, WindowLinearAttention, WindowSoftmaxAttention,
-                      effective_shift, fold_norm_into_linear, make_norm_layer, residual_in_chunks,
-                      runs_in_chunks, shift_mask, window_chunks, window_layout, window_merge,
-                      window_partition)
-from ..layers.chunks import WindowChunk, infers_on_cpu, residual_in_graph
-from ..layers.traced import in_graph, traced_layout
+from slab_det.layers import (
+    PatchEmbed,
+    PatchMerging,
+    WindowLinearAttention,
+    WindowSoftmaxAttention,
+    effective_shift,
+    fold_norm_into_linear,
+    make_norm_layer,
+    residual_in_chunks,
+    runs_in_chunks,
+    shift_mask,
+    window_chunks,
+    window_layout,
+    window_merge,
+    window_partition,
+)
+from slab_det.layers.chunks import WindowChunk, infers_on_cpu, residual_in_graph
+from slab_det.layers.traced import in_graph, traced_layout
+
 from .features import FeatureStages, init_linear, run_block
 
 #: Sizes of the published models.
-ARCHS: Dict[str, Dict[str, Any]] = {
+ARCHS: dict[str, dict[str, Any]] = {
     'tiny': dict(embed_dim=96, depths=(2, 2, 6, 2), num_heads=(3, 6, 12, 24)),
     'small': dict(embed_dim=96, depths=(2, 2, 18, 2), num_heads=(3, 6, 12, 24)),
     'base': dict(embed_dim=128, depths=(2, 2, 18, 2), num_heads=(4, 8, 16, 32)),
@@ -48,9 +63,18 @@ class SwinBlock(nn.Module):
         drop_path: probability that a residual branch is dropped.
     """
 
-    def __init__(self, dim: int, num_heads: int, attn_type: str, window: int, shift: int,
-                 norm_layer, mlp_ratio: float = 4.0, qkv_bias: bool = True,
-                 drop_path: float = 0.0) -> None:
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        attn_type: str,
+        window: int,
+        shift: int,
+        norm_layer,
+        mlp_ratio: float = 4.0,
+        qkv_bias: bool = True,
+        drop_path: float = 0.0,
+    ) -> None:
         super().__init__()
         self.window = window
         self.shift = shift
@@ -67,8 +91,9 @@ class SwinBlock(nn.Module):
             return self._in_graph(x, height, width)
         shift = effective_shift(height, width, self.window, self.shift)
         if runs_in_chunks(self, x):
-            return self._infer(x, window_chunks(x.shape[0], height, width, self.window, shift,
-                                                self.masked))
+            return self._infer(
+                x, window_chunks(x.shape[0], height, width, self.window, shift, self.masked)
+            )
         layout = window_layout(x.shape[0], height, width, self.window, shift, x.device)
         mask = None
         if shift and self.masked:
@@ -90,7 +115,7 @@ class SwinBlock(nn.Module):
         hidden = self.mlp(self.norm2(x).reshape(-1, dim)).view(x.shape[0], -1, dim)
         return x + self.drop_path(hidden)
 
-    def _infer(self, x: Tensor, chunks: List[WindowChunk]) -> Tensor:
+    def _infer(self, x: Tensor, chunks: list[WindowChunk]) -> Tensor:
         """Compute the block window chunk by window chunk, both halves of it while the tokens
         are in the cache."""
         rows = x.reshape(-1, x.shape[-1])
@@ -125,19 +150,34 @@ class SwinBlock(nn.Module):
 class SwinStage(nn.Module):
     """Patch merging, but in the first stage, and a row of blocks, every second one shifted."""
 
-    def __init__(self, dim: int, depth: int, window: int, drop_path: Sequence[float], norm_layer,
-                 downsample_from: Optional[int] = None, **block: Any) -> None:
+    def __init__(
+        self,
+        dim: int,
+        depth: int,
+        window: int,
+        drop_path: Sequence[float],
+        norm_layer,
+        downsample_from: int | None = None,
+        **block: Any,
+    ) -> None:
         super().__init__()
         self.grad_checkpointing = False
         self.downsample = None
         if downsample_from is not None:
             self.downsample = PatchMerging(downsample_from, norm_layer, dim)
         self.blocks = nn.ModuleList(
-            SwinBlock(dim, window=window, shift=window // 2 if i % 2 else 0,
-                      drop_path=drop_path[i], norm_layer=norm_layer, **block)
-            for i in range(depth))
+            SwinBlock(
+                dim,
+                window=window,
+                shift=window // 2 if i % 2 else 0,
+                drop_path=drop_path[i],
+                norm_layer=norm_layer,
+                **block,
+            )
+            for i in range(depth)
+        )
 
-    def forward(self, x: Tensor, height: int, width: int) -> Tuple[Tensor, int, int]:
+    def forward(self, x: Tensor, height: int, width: int) -> tuple[Tensor, int, int]:
         """Map ``(B, height * width, C)`` to this stage's tokens; return them, H and W."""
         if self.downsample is not None:
             x, height, width = self.downsample(x, height, width)
@@ -170,6 +210,7 @@ class SwinTransformer(FeatureStages):
     Raises:
         ValueError: lengths that do not agree, an unknown attention type or norm.
     """
+
     no_decay = ('positional_encoding', 'relative_position_bias_table')
 
     def __init__(
@@ -178,8 +219,8 @@ class SwinTransformer(FeatureStages):
         depths: Sequence[int] = (2, 2, 6, 2),
         num_heads: Sequence[int] = (3, 6, 12, 24),
         attn_types: str = 'LLSS',
-        window_sizes: Optional[Sequence[int]] = None,
-        norm_layer: Union[str, Mapping[str, Any]] = 'PRepBN',
+        window_sizes: Sequence[int] | None = None,
+        norm_layer: str | Mapping[str, Any] = 'PRepBN',
         mlp_ratio: float = 4.0,
         qkv_bias: bool = True,
         patch_size: int = 4,
@@ -202,29 +243,43 @@ class SwinTransformer(FeatureStages):
         self.patch_embed = PatchEmbed(patch_size, in_chans, embed_dim, make_norm)
         drop_paths = calculate_drop_path_rates(drop_path_rate, list(depths), stagewise=True)
         self.layers = nn.ModuleList(
-            SwinStage(dims[i], depths[i], window_sizes[i], drop_paths[i], make_norm,
-                      downsample_from=dims[i - 1] if i else None, num_heads=num_heads[i],
-                      attn_type=attn_types[i], mlp_ratio=mlp_ratio, qkv_bias=qkv_bias)
-            for i in range(len(depths)))
+            SwinStage(
+                dims[i],
+                depths[i],
+                window_sizes[i],
+                drop_paths[i],
+                make_norm,
+                downsample_from=dims[i - 1] if i else None,
+                num_heads=num_heads[i],
+                attn_type=attn_types[i],
+                mlp_ratio=mlp_ratio,
+                qkv_bias=qkv_bias,
+            )
+            for i in range(len(depths))
+        )
         self.feature_info = [
             dict(num_chs=dim, reduction=patch_size * 2**i, module=f'layers.{i}')
             for i, dim in enumerate(dims)
         ]
         self.norm = make_norm(dims[-1])
-        self.head = ClassifierHead(dims[-1], num_classes, pool_type=global_pool,
-                                   drop_rate=drop_rate, input_fmt='NHWC')
+        self.head = ClassifierHead(
+            dims[-1], num_classes, pool_type=global_pool, drop_rate=drop_rate, input_fmt='NHWC'
+        )
         self.apply(init_linear)
 
     @torch.jit.ignore
-    def group_matcher(self, coarse: bool = False) -> Dict[str, Any]:
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Group parameters by depth, for timm's layer-wise learning rates."""
         return dict(
             stem=r'^patch_embed',
-            blocks=r'^layers\.(\d+)' if coarse else [
+            blocks=r'^layers\.(\d+)'
+            if coarse
+            else [
                 (r'^layers\.(\d+).downsample', (0,)),
                 (r'^layers\.(\d+)\.\w+\.(\d+)', None),
                 (r'^norm', (99999,)),
-            ])
+            ],
+        )
 
 
 def check_attn_types(attn_types: str, stages: int) -> None:
@@ -232,37 +287,53 @@ def check_attn_types(attn_types: str, stages: int) -> None:
     if len(attn_types) != stages or set(attn_types) - set(ATTENTION):
         raise ValueError(
             f"attn_types must hold one letter per stage, 'L' (linear) or 'S' (softmax), {stages} "
-            f'in all, but got {attn_types!r}.')
+            f'in all, but got {attn_types!r}.'
+        )
 
 
 def check_lengths(stages: int, **per_stage: Sequence[Any]) -> None:
     """Raise ValueError unless every argument holds one entry per stage."""
     for name, values in per_stage.items():
         if len(values) != stages:
-            raise ValueError(f'{name} must hold one entry per stage, {stages} in all, but got '
-                             f'{tuple(values)}.')
+            raise ValueError(
+                f'{name} must hold one entry per stage, {stages} in all, but got {tuple(values)}.'
+            )
 
 
-def _cfg(**kwargs: Any) -> Dict[str, Any]:
-    return dict(url='', num_classes=1000, input_size=(3, 224, 224), pool_size=(7, 7),
-                crop_pct=0.9, interpolation='bicubic', mean=(0.485, 0.456, 0.406),
-                std=(0.229, 0.224, 0.225), first_conv='patch_embed.proj', classifier='head.fc',
-                license='apache-2.0', **kwargs)
+def _cfg(**kwargs: Any) -> dict[str, Any]:
+    return dict(
+        url='',
+        num_classes=1000,
+        input_size=(3, 224, 224),
+        pool_size=(7, 7),
+        crop_pct=0.9,
+        interpolation='bicubic',
+        mean=(0.485, 0.456, 0.406),
+        std=(0.229, 0.224, 0.225),
+        first_conv='patch_embed.proj',
+        classifier='head.fc',
+        license='apache-2.0',
+        **kwargs,
+    )
 
 
-default_cfgs = generate_default_cfgs({
-    name: _cfg()
-    for arch in ARCHS for name in (f'slab_swin_{arch}', f'swin_{arch}_prepbn')
-})
+default_cfgs = generate_default_cfgs(
+    {name: _cfg() for arch in ARCHS for name in (f'slab_swin_{arch}', f'swin_{arch}_prepbn')}
+)
 
 
 def _create(variant: str, arch: str, attn_types: str, pretrained: bool, **kwargs: Any):
-    from ..checkpoints import checkpoint_filter_fn
+    from slab_det.checkpoints import checkpoint_filter_fn
+
     kwargs = {**ARCHS[arch], 'attn_types': attn_types, **kwargs}
     return build_model_with_cfg(
-        SwinTransformer, variant, pretrained, pretrained_filter_fn=checkpoint_filter_fn,
+        SwinTransformer,
+        variant,
+        pretrained,
+        pretrained_filter_fn=checkpoint_filter_fn,
         feature_cfg=dict(out_indices=tuple(range(len(kwargs['depths']))), feature_cls='getter'),
-        **kwargs)
+        **kwargs,
+    )
 
 
 @register_model

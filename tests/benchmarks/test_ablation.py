@@ -1,4 +1,5 @@
 """The ablation: its grid, what it repeats and what not, its statistics and its report."""
+
 import json
 import multiprocessing
 import signal
@@ -21,6 +22,7 @@ sys.path.insert(0, str(BENCHMARKS))
 
 import ablation  # noqa: E402
 from ablation_study import curves, grid, norms, report, runs, statistics  # noqa: E402
+
 from slab_det.cli import InputError  # noqa: E402
 from tests.resumption import die_in_checkpoint  # noqa: E402
 
@@ -28,29 +30,52 @@ from tests.resumption import die_in_checkpoint  # noqa: E402
 def fake_result(work_dir, cell, seed, ap, finite=True, machine='a machine'):
     """A result file as a finished run leaves it, without the training."""
     steps = [50, 100]
-    training = [{'step': step, 'loss': 1 / step, 'lr': 1e-3,
-                 **({'ratio': 1 - step / 100} if cell.norm == 'PRepBN' else {})} for step in steps]
-    evaluations = [{'step': step, 'bbox_AP': ap * step / 100, 'bbox_AP50': ap + 0.2} for step in steps]
-    result = dict(settings=dict(asdict(cell), seed=seed, iterations=grid.iterations(cell)),
-                  metrics={'bbox_AP': ap, 'bbox_AP50': ap + 0.2}, finite=finite, cpu_seconds=90.0, threads=1,
-                  machine=machine, curves=dict(training=training, evaluations=evaluations))
+    training = [
+        {
+            'step': step,
+            'loss': 1 / step,
+            'lr': 1e-3,
+            **({'ratio': 1 - step / 100} if cell.norm == 'PRepBN' else {}),
+        }
+        for step in steps
+    ]
+    evaluations = [
+        {'step': step, 'bbox_AP': ap * step / 100, 'bbox_AP50': ap + 0.2} for step in steps
+    ]
+    result = dict(
+        settings=dict(asdict(cell), seed=seed, iterations=grid.iterations(cell)),
+        metrics={'bbox_AP': ap, 'bbox_AP50': ap + 0.2},
+        finite=finite,
+        cpu_seconds=90.0,
+        threads=1,
+        machine=machine,
+        curves=dict(training=training, evaluations=evaluations),
+    )
     folder = runs.run_folder(work_dir, cell.name, seed)
     folder.mkdir(parents=True)
     runs.write_result(folder, result)
 
 
 def cell_of(norm, attention='SLA', data='bccd'):
-    return next(cell for cell in grid.grid()
-                if (cell.norm, cell.attention, cell.data) == (norm, attention, data))
+    return next(
+        cell
+        for cell in grid.grid()
+        if (cell.norm, cell.attention, cell.data) == (norm, attention, data)
+    )
 
 
 # ---------------------------------------------------------------- grid
 
+
 def test_the_grid_crosses_norms_and_attentions():
     settings = [(cell.data, cell.norm, cell.attention) for cell in grid.grid()]
     norms_of = {'bccd': ('LN', 'BN', 'RepBN', 'PRepBN'), 'shapes': ('LN', 'PRepBN')}
-    expected = {(data, norm, attention) for data in norms_of for norm in norms_of[data]
-                for attention in ('softmax', 'SLA')}
+    expected = {
+        (data, norm, attention)
+        for data in norms_of
+        for norm in norms_of[data]
+        for attention in ('softmax', 'SLA')
+    }
     assert set(settings) == expected and len(settings) == 12
 
 
@@ -67,22 +92,29 @@ def test_every_cell_is_trained_once_before_any_gets_its_next_seed():
 
 @pytest.mark.parametrize('data', ['bccd', 'shapes'])
 def test_all_cells_of_a_data_set_differ_in_norm_and_attention_only(data, tmp_path):
-    configs = {cell.name: grid.make_config(cell, 5, tmp_path).to_dict() for cell in grid.grid() if cell.data == data}
+    configs = {
+        cell.name: grid.make_config(cell, 5, tmp_path).to_dict()
+        for cell in grid.grid()
+        if cell.data == data
+    }
     for name, cfg in configs.items():
         backbone = cfg['model']['backbone']
         _, _, norm, attention = name.split('-')
         assert backbone.pop('norm_cfg') == dict(type=norm)
         assert backbone.pop('attn_types') == {'softmax': 'SSSS', 'SLA': 'LLSS'}[attention]
         backbone.pop('window_sizes')
-        hook, = (hook for hook in cfg['custom_hooks'] if hook['type'] == 'PRepBNHook')
+        (hook,) = (hook for hook in cfg['custom_hooks'] if hook['type'] == 'PRepBNHook')
         assert hook.pop('allow_missing') is (norm != 'PRepBN')
     first, *others = configs.values()
     assert first['randomness']['seed'] == 5
     assert all(other == first for other in others)
 
 
-@pytest.mark.parametrize('cell', [cell for cell in grid.batch_cells() if cell.norm == 'PRepBN'],
-                         ids=lambda cell: cell.name)
+@pytest.mark.parametrize(
+    'cell',
+    [cell for cell in grid.batch_cells() if cell.norm == 'PRepBN'],
+    ids=lambda cell: cell.name,
+)
 def test_the_batch_study_keeps_the_number_of_images(cell, tmp_path):
     budget, cfg = grid.BUDGETS[cell.data], grid.make_config(cell, 0, tmp_path)
     assert cfg.train_cfg.max_iters * cfg.train_dataloader.batch_size == 4 * budget.iterations
@@ -92,7 +124,9 @@ def test_the_batch_study_keeps_the_number_of_images(cell, tmp_path):
 
 def test_a_longer_run_has_its_schedules_stretched(tmp_path):
     for cell in grid.length_cells():
-        usual, longer = (grid.make_config(one, 0, tmp_path) for one in (cell_of(cell.norm, data='shapes'), cell))
+        usual, longer = (
+            grid.make_config(one, 0, tmp_path) for one in (cell_of(cell.norm, data='shapes'), cell)
+        )
         assert longer.train_cfg.max_iters == 3 * usual.train_cfg.max_iters == 1200
         assert longer.param_scheduler[1]['T_max'] == longer.param_scheduler[1]['end'] == 1200
         assert longer.model == usual.model and longer.optim_wrapper == usual.optim_wrapper
@@ -103,7 +137,9 @@ def bccd(tmp_path, monkeypatch):
     """BCCD's layout with 15 images in the validation set, of which only the list is there."""
     monkeypatch.setenv('BCCD_ROOT', str(tmp_path / 'bccd'))
     (tmp_path / 'bccd').mkdir()
-    (tmp_path / 'bccd' / 'val.json').write_text(json.dumps(dict(images=[dict(id=i) for i in range(15)])))
+    (tmp_path / 'bccd' / 'val.json').write_text(
+        json.dumps(dict(images=[dict(id=i) for i in range(15)]))
+    )
 
 
 def test_the_padding_study_shows_every_image_once_and_alone(bccd, tmp_path):
@@ -116,16 +152,22 @@ def test_the_padding_study_shows_every_image_once_and_alone(bccd, tmp_path):
     steps = [step['type'] for step in hook.train_dataloader.dataset.pipeline]
     assert steps.count('RandomChoiceResize') == 1 and 'Resize' not in steps
     assert hook.custom_hooks.pop()['type'] == 'ValidTokensHook'
-    assert hook.custom_hooks == plain.custom_hooks and hook.train_dataloader == plain.train_dataloader
+    assert (
+        hook.custom_hooks == plain.custom_hooks and hook.train_dataloader == plain.train_dataloader
+    )
 
 
 def test_from_layer_norm_differs_in_how_the_branch_begins(tmp_path):
-    fit, new, frozen = (grid.make_config(cell, 0, tmp_path, tmp_path / 'ln.pth') for cell in grid.from_ln_cells())
+    fit, new, frozen = (
+        grid.make_config(cell, 0, tmp_path, tmp_path / 'ln.pth') for cell in grid.from_ln_cells()
+    )
     assert fit.custom_hooks.pop()['fit_layer_norm'] is True
     assert fit.custom_hooks == new.custom_hooks == frozen.custom_hooks
     assert fit.load_from == new.load_from == frozen.load_from == str(tmp_path / 'ln.pth')
     assert [cfg.model.backbone.norm_eval for cfg in (fit, new, frozen)] == [False, False, True]
-    assert {cfg.optim_wrapper.optimizer.lr for cfg in (fit, new, frozen)} == {grid.BUDGETS['bccd'].lr}
+    assert {cfg.optim_wrapper.optimizer.lr for cfg in (fit, new, frozen)} == {
+        grid.BUDGETS['bccd'].lr
+    }
     assert new.train_cfg.max_iters == grid.BUDGETS['bccd'].iterations // 4
 
 
@@ -141,6 +183,7 @@ def test_a_run_that_starts_from_a_checkpoint_resumes_from_its_own_once_it_has_on
 @pytest.mark.parametrize('norm', grid.NORMS)
 def test_the_transformer_has_the_norm_of_its_cell_everywhere(norm, tmp_path, monkeypatch):
     from mmdet.registry import MODELS
+
     monkeypatch.setitem(norms.NORMS, 'BN', norms.PlainBatchNorm)
     cfg = grid.make_config(cell_of(norm), 0, tmp_path)
     net = MODELS.build(cfg.model.backbone).net
@@ -167,6 +210,7 @@ def test_batch_norm_alone_is_torchs_over_all_tokens():
 
 # ---------------------------------------------------------------- runs
 
+
 def test_a_run_is_finished_by_its_result_file_under_the_same_settings(tmp_path):
     cell = cell_of('LN')
     runs.run_folder(tmp_path, cell.name, 0).mkdir(parents=True)
@@ -188,17 +232,26 @@ def test_a_run_is_trained_by_one_process_at_a_time(tmp_path):
 
 def test_curves_of_a_resumed_run_count_what_was_done_last(tmp_path):
     for name, rows in {
-            '20260101_000000': [dict(loss=2.0, lr=1, step=10, prepbn_ratio=0.9), dict(loss=9.0, lr=1, step=20),
-                                {'coco/bbox_mAP': 0.1, 'coco/bbox_mAP_50': 0.2, 'step': 20}],
-            '20260101_000100': [dict(loss=1.0, lr=1, step=20, prepbn_ratio=0.8),
-                                {'coco/bbox_mAP': 0.3, 'coco/bbox_mAP_50': 0.4, 'step': 20},
-                                dict(loss=0.5, lr=1, step=30, prepbn_ratio=0.7)]}.items():
+        '20260101_000000': [
+            dict(loss=2.0, lr=1, step=10, prepbn_ratio=0.9),
+            dict(loss=9.0, lr=1, step=20),
+            {'coco/bbox_mAP': 0.1, 'coco/bbox_mAP_50': 0.2, 'step': 20},
+        ],
+        '20260101_000100': [
+            dict(loss=1.0, lr=1, step=20, prepbn_ratio=0.8),
+            {'coco/bbox_mAP': 0.3, 'coco/bbox_mAP_50': 0.4, 'step': 20},
+            dict(loss=0.5, lr=1, step=30, prepbn_ratio=0.7),
+        ],
+    }.items():
         file = tmp_path / name / 'vis_data' / 'scalars.json'
         file.parent.mkdir(parents=True)
         file.write_text('\n'.join(map(json.dumps, rows)))
     found = runs.read_curves(tmp_path)
     assert [(row['step'], row['loss'], row['ratio']) for row in found['training']] == [
-        (10, 2.0, 0.9), (20, 1.0, 0.8), (30, 0.5, 0.7)]
+        (10, 2.0, 0.9),
+        (20, 1.0, 0.8),
+        (30, 0.5, 0.7),
+    ]
     assert found['evaluations'] == [{'step': 20, 'bbox_AP': 0.3, 'bbox_AP50': 0.4}]
 
 
@@ -209,7 +262,9 @@ def test_finished_runs_are_skipped_and_failed_ones_named(tmp_path, monkeypatch, 
 
     def start(cell, seed, args):
         started.append(cell.norm)
-        return subprocess.Popen([sys.executable, '-c', f'raise SystemExit({int(cell.norm == "BN")})'])
+        return subprocess.Popen(
+            [sys.executable, '-c', f'raise SystemExit({int(cell.norm == "BN")})']
+        )
 
     monkeypatch.setattr(ablation, 'start', start)
     failed = ablation.train_all([(cell, 0) for cell in cells], Namespace(work_dir=tmp_path, jobs=2))
@@ -217,13 +272,16 @@ def test_finished_runs_are_skipped_and_failed_ones_named(tmp_path, monkeypatch, 
     assert '1 of 3 runs are finished' in capsys.readouterr().out
 
 
-@pytest.mark.parametrize('words, message', [
-    (['--only', 'GroupNorm'], '--only GroupNorm fits no cell'),
-    (['--jobs', '0'], '--jobs 0 must be at least 1'),
-    (['--run', 'nothing', '--seeds', '0'], '--run nothing is no cell'),
-    (['--run', 'grid-bccd-LN-SLA'], 'takes one seed'),
-    (['--report-only', '--out', 'report.md'], 'holds no finished run'),
-])
+@pytest.mark.parametrize(
+    'words, message',
+    [
+        (['--only', 'GroupNorm'], '--only GroupNorm fits no cell'),
+        (['--jobs', '0'], '--jobs 0 must be at least 1'),
+        (['--run', 'nothing', '--seeds', '0'], '--run nothing is no cell'),
+        (['--run', 'grid-bccd-LN-SLA'], 'takes one seed'),
+        (['--report-only', '--out', 'report.md'], 'holds no finished run'),
+    ],
+)
 def test_bad_input_is_refused_in_a_sentence(words, message, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, 'argv', ['ablation.py', '--work-dir', str(tmp_path / 'runs'), *words])
     with pytest.raises(InputError, match=message):
@@ -240,15 +298,19 @@ def test_missing_data_are_refused_before_anything_is_trained(tmp_path, monkeypat
 def validation_images(cfg):
     """The validation set, one by one."""
     from mmengine.runner import Runner
+
     return Runner.build_dataloader({**cfg.val_dataloader, 'batch_size': 1})
 
 
 @pytest.mark.slow
 def test_a_run_leaves_its_result_and_its_weights_and_is_not_repeated(tmp_path, monkeypatch):
-    from slab_det.datasets import make_shapes_dataset
+    from slab_det.mm.datasets import make_shapes_dataset
+
     make_shapes_dataset(tmp_path / 'shapes', num_train=6, num_val=2)
     monkeypatch.setenv('SHAPES_ROOT', str(tmp_path / 'shapes'))
-    monkeypatch.setitem(grid.BUDGETS, 'shapes', grid.Budget(iterations=2, warm_up=1, lr=1e-3, evaluations=1))
+    monkeypatch.setitem(
+        grid.BUDGETS, 'shapes', grid.Budget(iterations=2, warm_up=1, lr=1e-3, evaluations=1)
+    )
     cell = cell_of('PRepBN', data='shapes')
     runs.train(tmp_path, cell, 3, 1, 'this machine')
 
@@ -276,8 +338,14 @@ def test_a_run_leaves_its_result_and_its_weights_and_is_not_repeated(tmp_path, m
     # Recomputed statistics are evaluated, not those of a checkpoint that lies there.
     cfg = grid.make_config(cell, 3, folder)
     assert cfg.resume
-    found = runs._recompute(cfg, folder / 'final.pth', lambda: validation_images(cfg), part='backbone.')
-    assert found['images'] == 2 and found['mean_change'] > 0 and set(found['metrics']) == set(result['metrics'])
+    found = runs._recompute(
+        cfg, folder / 'final.pth', lambda: validation_images(cfg), part='backbone.'
+    )
+    assert (
+        found['images'] == 2
+        and found['mean_change'] > 0
+        and set(found['metrics']) == set(result['metrics'])
+    )
 
 
 TINY = grid.Budget(iterations=4, warm_up=1, lr=1e-3, evaluations=1)
@@ -293,7 +361,9 @@ def train_tiny(work_dir, cell, last_checkpoint):
 def train_apart(work_dir, cell, last_checkpoint=None):
     """Train on a process of its own, as the script does, and return its exit code; SIGKILL ends it while it
     writes the ``last_checkpoint``-th, where that is given."""
-    process = multiprocessing.get_context('spawn').Process(target=train_tiny, args=(work_dir, cell, last_checkpoint))
+    process = multiprocessing.get_context('spawn').Process(
+        target=train_tiny, args=(work_dir, cell, last_checkpoint)
+    )
     process.start()
     process.join()
     return process.exitcode
@@ -301,7 +371,8 @@ def train_apart(work_dir, cell, last_checkpoint=None):
 
 @pytest.mark.slow
 def test_a_run_that_was_killed_while_it_saved_ends_as_if_it_had_not_been(tmp_path, monkeypatch):
-    from slab_det.datasets import make_shapes_dataset
+    from slab_det.mm.datasets import make_shapes_dataset
+
     make_shapes_dataset(tmp_path / 'shapes', num_train=6, num_val=2)
     monkeypatch.setenv('SHAPES_ROOT', str(tmp_path / 'shapes'))
     cell = cell_of('PRepBN', data='shapes')
@@ -309,7 +380,11 @@ def test_a_run_that_was_killed_while_it_saved_ends_as_if_it_had_not_been(tmp_pat
     assert train_apart(cut, cell, last_checkpoint=3) == -signal.SIGKILL
     folder = runs.run_folder(cut, cell.name, 3)
     last = Path((folder / 'last_checkpoint').read_text())
-    assert (last.name, last.exists(), (folder / '.iter_3.pth.part').exists()) == ('iter_2.pth', True, True)
+    assert (last.name, last.exists(), (folder / '.iter_3.pth.part').exists()) == (
+        'iter_2.pth',
+        True,
+        True,
+    )
 
     assert train_apart(whole, cell) == train_apart(cut, cell) == 0
     expected, found = (runs.read_result(work_dir, cell.name, 3) for work_dir in (whole, cut))
@@ -317,15 +392,23 @@ def test_a_run_that_was_killed_while_it_saved_ends_as_if_it_had_not_been(tmp_pat
     for curve in ('training', 'evaluations'):
         for row, wanted in zip(found['curves'][curve], expected['curves'][curve], strict=True):
             assert row == pytest.approx(wanted, rel=1e-5, abs=1e-7)
-    assert found['metrics'] == pytest.approx(expected['metrics'], abs=1e-6) and len(found['metrics']) == 4
+    assert (
+        found['metrics'] == pytest.approx(expected['metrics'], abs=1e-6)
+        and len(found['metrics']) == 4
+    )
     assert expected['cpu_seconds'] > 0 and found['cpu_seconds'] is None
-    weights = [torch.load(runs.run_folder(work_dir, cell.name, 3) / 'final.pth', weights_only=True)['state_dict']
-               for work_dir in (cut, whole)]
+    weights = [
+        torch.load(runs.run_folder(work_dir, cell.name, 3) / 'final.pth', weights_only=True)[
+            'state_dict'
+        ]
+        for work_dir in (cut, whole)
+    ]
     torch.testing.assert_close(*weights, rtol=0, atol=1e-6)
     assert not list(folder.glob('*iter_*'))
 
 
 # ---------------------------------------------------------------- statistics
+
 
 def test_mean_and_sample_standard_deviation():
     summary = statistics.summarize([1.0, 3.0, 8.0])
@@ -337,18 +420,21 @@ def test_mean_and_sample_standard_deviation():
 
 def test_the_interval_of_paired_differences_is_students():
     # Quantiles of Student's t at 97.5 %: 12.706 for 1 degree of freedom, 4.303 for 2.
-    found = statistics.paired_difference({0: 11.0, 1: 13.0, 2: 15.0, 7: 99.0}, {0: 10.0, 1: 11.0, 2: 12.0, 8: 0.0})
+    found = statistics.paired_difference(
+        {0: 11.0, 1: 13.0, 2: 15.0, 7: 99.0}, {0: 10.0, 1: 11.0, 2: 12.0, 8: 0.0}
+    )
     assert (found.mean, found.count) == (2.0, 3)
-    assert found.margin == pytest.approx(4.303 * 1 / 3 ** 0.5, rel=1e-3)
+    assert found.margin == pytest.approx(4.303 * 1 / 3**0.5, rel=1e-3)
     assert not found.decided
     two = statistics.paired_difference({0: 1.0, 1: 3.0}, {0: 0.0, 1: 0.0})
-    assert two.margin == pytest.approx(12.706 * 2 ** 0.5 / 2 ** 0.5, rel=1e-3)
+    assert two.margin == pytest.approx(12.706 * 2**0.5 / 2**0.5, rel=1e-3)
     assert statistics.paired_difference({0: 1.0, 1: 2.0}, {0: 0.5, 1: 1.5}).decided
     assert statistics.paired_difference({0: 1.0}, {0: 0.25}) == statistics.Difference(0.75, None, 1)
     assert statistics.paired_difference({0: 1.0}, {1: 0.0}) is None
 
 
 # ---------------------------------------------------------------- report
+
 
 @pytest.fixture
 def finished(tmp_path):
@@ -362,8 +448,10 @@ def finished(tmp_path):
 
 def row_of(text, *cells):
     """The one table row that begins with ``cells``."""
-    row, = (line for line in text.splitlines() if line.startswith('| ' + ' | '.join(cells) + ' |'))
-    return [cell.strip() for cell in row.strip('|').split('|')][len(cells):]
+    (row,) = (
+        line for line in text.splitlines() if line.startswith('| ' + ' | '.join(cells) + ' |')
+    )
+    return [cell.strip() for cell in row.strip('|').split('|')][len(cells) :]
 
 
 def test_the_report_gives_means_spreads_and_what_is_missing(finished):
@@ -387,7 +475,9 @@ def test_pairs_of_both_attentions_are_taken_together(finished):
         fake_result(finished / 'runs', cell_of('LN', 'softmax'), seed, ln)
         fake_result(finished / 'runs', cell_of('PRepBN', 'softmax'), seed, prepbn)
     report.write_report(finished / 'docs.md', finished / 'runs')
-    differences = (finished / 'docs.md').read_text().split('Differences in box AP', 1)[1].split('## ')[0]
+    differences = (
+        (finished / 'docs.md').read_text().split('Differences in box AP', 1)[1].split('## ')[0]
+    )
     # Differences 1, 1, 1 (SLA), 1 and 3 (softmax): mean 1.4, variance 0.8, t of 4 degrees of freedom 2.776.
     assert row_of(differences, 'PRepBN', 'softmax and SLA')[0] == '**+1.4 ± 1.1**'
     assert row_of(differences, 'PRepBN', 'softmax')[0] == '+2.0 ± 12.7'
@@ -397,7 +487,7 @@ def test_the_report_draws_its_curves(finished):
     report.write_report(finished / 'docs.md', finished / 'runs')
     assert '(images/ablation_bccd.png)' in (finished / 'docs.md').read_text()
     picture = cv2.imread(str(finished / 'images' / 'ablation_bccd.png'))
-    blue = np.array([0xb2, 0x72, 0x00])  # PRepBN's, as OpenCV orders channels
+    blue = np.array([0xB2, 0x72, 0x00])  # PRepBN's, as OpenCV orders channels
     assert (np.abs(picture.astype(int) - blue).max(-1) < 8).sum() > 100
     assert not (finished / 'images' / 'ablation_shapes.png').exists()
 
@@ -419,7 +509,9 @@ def test_studies_appear_beside_the_point_that_the_grid_has(finished):
     cell = grid.schedule_cells()[0]
     fake_result(finished / 'runs', cell, 0, 0.2)
     report.write_report(finished / 'docs.md', finished / 'runs')
-    section = (finished / 'docs.md').read_text().split('## When the ratio reaches 0')[1].split('## ')[0]
+    section = (
+        (finished / 'docs.md').read_text().split('## When the ratio reaches 0')[1].split('## ')[0]
+    )
     assert row_of(section, f'{cell.ratio_end:.0%} of the training', 'SLA')[0] == '20.0'
     assert row_of(section, '80% of the training', 'SLA')[0] == '33.0 ± 2.0'
     # 20 against 31 of seed 0.
@@ -432,8 +524,16 @@ def test_longer_runs_stand_beside_the_usual_ones(finished):
         fake_result(finished / 'runs', cell_of(cell.norm, data='shapes'), 0, ap / 2)
     report.write_report(finished / 'docs.md', finished / 'runs')
     section = (finished / 'docs.md').read_text().split('built-in data set, trained longer')[1]
-    rows = {name: row_of(section, name, 'SLA')[0] for name in ('LN, 400', 'LN, 1200', 'PRepBN, 400', 'PRepBN, 1200')}
-    assert rows == {'LN, 400': '30.0', 'LN, 1200': '60.0', 'PRepBN, 400': '25.0', 'PRepBN, 1200': '50.0'}
+    rows = {
+        name: row_of(section, name, 'SLA')[0]
+        for name in ('LN, 400', 'LN, 1200', 'PRepBN, 400', 'PRepBN, 1200')
+    }
+    assert rows == {
+        'LN, 400': '30.0',
+        'LN, 1200': '60.0',
+        'PRepBN, 400': '25.0',
+        'PRepBN, 1200': '50.0',
+    }
     assert row_of(section, 'PRepBN, 400', 'SLA')[2] == '-5.0 (one seed)'
     assert row_of(section, 'PRepBN, 1200', 'SLA')[2] == '-10.0 (one seed)'
 
@@ -444,14 +544,31 @@ def test_padding_is_told_with_true_statistics_and_errors(finished):
             fake_result(finished / 'runs', cell, seed, ap)
             path = runs.run_folder(finished / 'runs', cell.name, seed) / 'result.json'
             true = ap + 0.02 * (seed if cell.valid_tokens else 1 - seed)
-            calibration = dict(mean_change=0.1 + 0.2 * seed, var_change=ap, metrics=dict(bbox_AP=true))
+            calibration = dict(
+                mean_change=0.1 + 0.2 * seed, var_change=ap, metrics=dict(bbox_AP=true)
+            )
             path.write_text(json.dumps(dict(json.loads(path.read_text()), calibration=calibration)))
     report.write_report(finished / 'docs.md', finished / 'runs')
     section = (finished / 'docs.md').read_text().split('## Padding')[1]
     # True statistics: 30 and 32 against 22 and 20, differences 8 and 12, t of 1 degree of freedom 12.706.
-    assert row_of(section, 'tokens of images') == ['30.0 ± 0.0', '**+10.0 ± 0.0**', '31.0 ± 1.4', '+10.0 ± 25.4',
-                                                    '0.20', '0.30', '0 1']
-    assert row_of(section, 'all tokens') == ['20.0 ± 0.0', '–', '21.0 ± 1.4', '–', '0.20', '0.20', '0 1']
+    assert row_of(section, 'tokens of images') == [
+        '30.0 ± 0.0',
+        '**+10.0 ± 0.0**',
+        '31.0 ± 1.4',
+        '+10.0 ± 25.4',
+        '0.20',
+        '0.30',
+        '0 1',
+    ]
+    assert row_of(section, 'all tokens') == [
+        '20.0 ± 0.0',
+        '–',
+        '21.0 ± 1.4',
+        '–',
+        '0.20',
+        '0.20',
+        '0 1',
+    ]
 
 
 def test_from_layer_norm_stands_below_the_detector_it_starts_from(finished):
@@ -461,15 +578,25 @@ def test_from_layer_norm_stands_below_the_detector_it_starts_from(finished):
     section = (finished / 'docs.md').read_text().split('## From the LayerNorm detector')[1]
     assert row_of(section, 'LayerNorm detector it starts from', 'SLA')[0] == '32.0 ± 2.0'
     assert row_of(section, 'LayerNorm detector it starts from', 'SLA')[2:4] == ['–', '–']
-    rows = [row_of(section, name, 'SLA') for name in ('closest to the LayerNorm', 'new', 'new, statistics frozen')]
+    rows = [
+        row_of(section, name, 'SLA')
+        for name in ('closest to the LayerNorm', 'new', 'new, statistics frozen')
+    ]
     assert [row[0] for row in rows] == ['31.0', '29.0', '1.0']
     # Seed 0 of the start is 30.
-    assert [row[2:4] for row in rows] == [['+1.0 (one seed)', '+2.0 (one seed)'], ['-1.0 (one seed)', '–'],
-                                          ['-29.0 (one seed)', '-28.0 (one seed)']]
+    assert [row[2:4] for row in rows] == [
+        ['+1.0 (one seed)', '+2.0 (one seed)'],
+        ['-1.0 (one seed)', '–'],
+        ['-29.0 (one seed)', '-28.0 (one seed)'],
+    ]
 
 
 def test_calibration_is_compared_with_the_same_seeds_as_trained(finished):
-    cell = next(cell for cell in grid.calibration_cells() if (cell.norm, cell.attention) == ('PRepBN', 'SLA'))
+    cell = next(
+        cell
+        for cell in grid.calibration_cells()
+        if (cell.norm, cell.attention) == ('PRepBN', 'SLA')
+    )
     for seed, ap in ((1, 0.34), (2, 0.37)):
         fake_result(finished / 'runs', cell, seed, ap)
         path = runs.run_folder(finished / 'runs', cell.name, seed) / 'result.json'
@@ -478,10 +605,21 @@ def test_calibration_is_compared_with_the_same_seeds_as_trained(finished):
     report.write_report(finished / 'docs.md', finished / 'runs')
     section = (finished / 'docs.md').read_text().split('## Recomputed statistics')[1]
     # Seeds 1 and 2 as trained: 33 and 35. Differences 1 and 2, t of 1 degree of freedom 12.706.
-    assert row_of(section, 'PRepBN', 'SLA') == ['34.0 ± 1.4', '35.5 ± 2.1', '+1.5 ± 6.4', '0.20', '1 2']
+    assert row_of(section, 'PRepBN', 'SLA') == [
+        '34.0 ± 1.4',
+        '35.5 ± 2.1',
+        '+1.5 ± 6.4',
+        '0.20',
+        '1 2',
+    ]
 
 
 def test_a_band_covers_the_iterations_that_all_runs_share():
-    steps, values = curves.band([[{'step': 1, 'loss': 3.0}, {'step': 2, 'loss': 2.0}],
-                                 [{'step': 2, 'loss': 4.0}, {'step': 3, 'loss': 1.0}]], 'loss')
+    steps, values = curves.band(
+        [
+            [{'step': 1, 'loss': 3.0}, {'step': 2, 'loss': 2.0}],
+            [{'step': 2, 'loss': 4.0}, {'step': 3, 'loss': 1.0}],
+        ],
+        'loss',
+    )
     assert steps.tolist() == [2] and values.tolist() == [[2.0], [4.0]]

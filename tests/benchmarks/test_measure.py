@@ -1,4 +1,5 @@
 """Timing of networks that take turns."""
+
 import itertools
 import sys
 from pathlib import Path
@@ -6,12 +7,13 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2] / 'benchmarks'))
-import measure  # noqa: E402
+import measure
 
 
 @pytest.fixture
 def machine(monkeypatch):
     """A machine with a clock of its own; the host takes away what `lost` lists, run by run."""
+
     class Machine:
         now = stolen = 0.0
 
@@ -23,6 +25,7 @@ def machine(monkeypatch):
                 share = next(lost)
                 self.now += seconds / (1 - share)
                 self.stolen += share * seconds / (1 - share)
+
             return call
 
     machine = Machine()
@@ -33,7 +36,9 @@ def machine(monkeypatch):
 
 
 def test_networks_take_turns_after_one_run_each(machine):
-    times = measure.alternate({'a': machine.run('a', 2.0, []), 'b': machine.run('b', 3.0, [])}, 2, lambda line: None)
+    times = measure.alternate(
+        {'a': machine.run('a', 2.0, []), 'b': machine.run('b', 3.0, [])}, 2, lambda line: None
+    )
     assert machine.order == ['a', 'b', 'a', 'b', 'a', 'b']
     assert [timing.seconds for timing in times['b']] == [3.0, 3.0] and times['a'].median == 2.0
     assert measure.busy_host(times) == []
@@ -66,4 +71,7 @@ def test_a_size_that_is_none_is_refused_by_the_option(text, capsys):
     parser.add_argument('--size', type=measure.Size.parse)
     with pytest.raises(SystemExit):
         parser.parse_args([f'--size={text}'])
-    assert f'argument --size: {text} is no height x width in pixels, such as 800x1216' in capsys.readouterr().err
+    assert (
+        f'argument --size: {text} is no height x width in pixels, such as 800x1216'
+        in capsys.readouterr().err
+    )

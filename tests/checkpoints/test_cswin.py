@@ -8,16 +8,26 @@ from slab_det.checkpoints.cswin import FAMILY
 from slab_det.models import CSWinTransformer, VisionTransformer
 from tests import golden
 
-SMALL = dict(embed_dim=32, depths=(1, 2, 1), num_heads=(1, 2, 4), attn_types='LSS',
-             split_sizes=(2, 3, 3), img_size=64, num_classes=5)
+SMALL = dict(
+    embed_dim=32,
+    depths=(1, 2, 1),
+    num_heads=(1, 2, 4),
+    attn_types='LSS',
+    split_sizes=(2, 3, 3),
+    img_size=64,
+    num_classes=5,
+)
 
 
 def official_name(key):
     """The name in the authors' code, which counts stages from 1."""
     key = key.replace('patch_embed.proj.', 'stage1_conv_embed.0.')
     key = key.replace('patch_embed.norm.', 'stage1_conv_embed.2.').replace('head.fc.', 'head.')
-    key = re.sub(r'^layers\.(\d+)\.downsample\.(?:proj|(norm))',
-                 lambda m: f'merge{m.group(1)}.{m.group(2) or "conv"}', key)
+    key = re.sub(
+        r'^layers\.(\d+)\.downsample\.(?:proj|(norm))',
+        lambda m: f'merge{m.group(1)}.{m.group(2) or "conv"}',
+        key,
+    )
     return re.sub(r'^layers\.(\d+)\.blocks\.', lambda m: f'stage{int(m.group(1)) + 1}.', key)
 
 
@@ -31,7 +41,9 @@ def test_published_names_fill_everything_and_the_unused_scale_is_ignored():
 
 def test_official_layer_norm_weights_give_the_layer_norm_networks_output_at_ratio_1():
     torch.manual_seed(0)
-    source = CSWinTransformer(norm_layer='LN', **{**SMALL, 'attn_types': 'SSS', 'num_heads': (2, 2, 4)})
+    source = CSWinTransformer(
+        norm_layer='LN', **{**SMALL, 'attn_types': 'SSS', 'num_heads': (2, 2, 4)}
+    )
     official = {official_name(key): value for key, value in source.state_dict().items()}
     assert 'merge1.conv.weight' in official and 'stage3.0.attns.0.get_v.bias' in official
     model = CSWinTransformer(**{**SMALL, 'attn_types': 'SSS', 'num_heads': (2, 2, 4)})
@@ -55,7 +67,9 @@ def test_grids_are_resized_only_when_asked():
 def test_other_family_is_refused_by_name():
     small = dict(embed_dim=16, depth=1, num_heads=2, img_size=32, patch_size=8)
     with pytest.raises(CheckpointError, match='DeiT vision transformer.*CSWin Transformer'):
-        convert_state_dict(VisionTransformer(**small).state_dict(), CSWinTransformer(**SMALL).state_dict())
+        convert_state_dict(
+            VisionTransformer(**small).state_dict(), CSWinTransformer(**SMALL).state_dict()
+        )
 
 
 def test_arguments_rebuild_the_model():

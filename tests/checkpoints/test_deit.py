@@ -51,7 +51,9 @@ def test_grids_are_resized_only_when_asked(kind):
     published = source.state_dict()
     if kind == 'S':
         published['pos_embed'] = torch.cat([torch.randn(1, 1, 16), published['pos_embed']], 1)
-    with pytest.raises(CheckpointError, match='pos_embed has shape .1, 16, 16. .*resize_grids=True'):
+    with pytest.raises(
+        CheckpointError, match='pos_embed has shape .1, 16, 16. .*resize_grids=True'
+    ):
         convert_state_dict(published, model.state_dict())
     weights, report = convert_state_dict(published, model.state_dict(), resize_grids=True)
     encodings = [f'blocks.{i}.attn.positional_encoding' for i in range(2)] if kind == 'L' else []
@@ -65,9 +67,11 @@ def test_square_grids_fill_those_of_a_model_that_is_not_square():
     source = VisionTransformer(attn_types='L', **SMALL)
     model = VisionTransformer(attn_types='L', **{**SMALL, 'img_size': (24, 48)})
     assert model.grid_sizes() == dict.fromkeys(
-        ['pos_embed', *(f'blocks.{i}.attn.positional_encoding' for i in range(2))], (3, 6))
-    weights, report = convert_state_dict(source.state_dict(), model.state_dict(), resize_grids=True,
-                                         grid_sizes=model.grid_sizes())
+        ['pos_embed', *(f'blocks.{i}.attn.positional_encoding' for i in range(2))], (3, 6)
+    )
+    weights, report = convert_state_dict(
+        source.state_dict(), model.state_dict(), resize_grids=True, grid_sizes=model.grid_sizes()
+    )
     assert len(report.resized) == 3
     grid = source.pos_embed.view(1, 4, 4, 16).permute(0, 3, 1, 2)
     grid = torch.nn.functional.interpolate(grid, (3, 6), mode='bicubic', align_corners=False)
@@ -83,8 +87,17 @@ def test_distilled_checkpoint_is_refused_by_name():
 
 @pytest.mark.parametrize('kind', 'LS')
 def test_arguments_rebuild_the_model(kind):
-    model = VisionTransformer(embed_dim=128, depth=3, num_heads=2, attn_types=kind, mlp_ratio=2,
-                              img_size=48, patch_size=8, in_chans=1, num_classes=5)
+    model = VisionTransformer(
+        embed_dim=128,
+        depth=3,
+        num_heads=2,
+        attn_types=kind,
+        mlp_ratio=2,
+        img_size=48,
+        patch_size=8,
+        in_chans=1,
+        num_classes=5,
+    )
     set_ratio(model, 0)
     rebuilt = VisionTransformer(**FAMILY.arguments(model.state_dict()))
     shapes = {name: value.shape for name, value in model.state_dict().items()}

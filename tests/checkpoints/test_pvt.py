@@ -6,14 +6,32 @@ from slab_det.checkpoints.pvt import FAMILY
 from slab_det.models import PyramidVisionTransformer
 from tests.networks import settle
 
-SMALL = dict(embed_dims=(8, 16), depths=(1, 2), num_heads=(1, 2), mlp_ratios=(2, 3), img_size=64,
-             num_classes=5)
+SMALL = dict(
+    embed_dims=(8, 16),
+    depths=(1, 2),
+    num_heads=(1, 2),
+    mlp_ratios=(2, 3),
+    img_size=64,
+    num_classes=5,
+)
 
 
-@pytest.mark.parametrize('arguments', [
-    dict(SMALL, attn_types='LS', sr_ratios=(2, 4)),
-    dict(SMALL, attn_types='LL', sr_ratios=(1, 2), norm_layer='RepBN', qkv_bias=False, in_chans=1,
-         num_heads=(2, 4), num_classes=0)])
+@pytest.mark.parametrize(
+    'arguments',
+    [
+        dict(SMALL, attn_types='LS', sr_ratios=(2, 4)),
+        dict(
+            SMALL,
+            attn_types='LL',
+            sr_ratios=(1, 2),
+            norm_layer='RepBN',
+            qkv_bias=False,
+            in_chans=1,
+            num_heads=(2, 4),
+            num_classes=0,
+        ),
+    ],
+)
 def test_constructor_arguments_are_found_from_shapes(arguments):
     found = FAMILY.arguments(PyramidVisionTransformer(**arguments).state_dict())
     assert {name: found[name] for name in arguments} == arguments
@@ -25,8 +43,14 @@ def official_names(model):
     for key, value in model.state_dict().items():
         top, _, rest = key.partition('.')
         if top == 'layers':
-            stage, what, rest = rest.split('.', 2) if rest.count('.') > 1 else (*rest.split('.'), '')
-            name = {'blocks': 'block', 'downsample': 'patch_embed', 'absolute_pos_embed': 'pos_embed'}[what]
+            stage, what, rest = (
+                rest.split('.', 2) if rest.count('.') > 1 else (*rest.split('.'), '')
+            )
+            name = {
+                'blocks': 'block',
+                'downsample': 'patch_embed',
+                'absolute_pos_embed': 'pos_embed',
+            }[what]
             key = f'{name}{int(stage) + 1}' + ('.' + rest if rest else '')
         elif top == 'patch_embed':
             key = f'patch_embed1.{rest}'
@@ -55,5 +79,6 @@ def test_output_norms_of_a_detector_are_not_taken_for_closing_norms_of_stages():
     model = PyramidVisionTransformer(attn_types='SS', **SMALL)
     weights = {**model.state_dict(), 'norm1.weight': torch.ones(16)}
     assert FAMILY.translate(weights)['norm1.weight'].keys() == {'norm1.weight'}
-    assert FAMILY.translate({'block1.0.attn.q.weight': 0, 'norm1.weight': 0})['norm1.weight'].keys() == {
-        'layers.0.norm.weight'}
+    assert FAMILY.translate({'block1.0.attn.q.weight': 0, 'norm1.weight': 0})[
+        'norm1.weight'
+    ].keys() == {'layers.0.norm.weight'}

@@ -7,8 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from slab_det.checkpoints import (CheckpointError, read_checkpoint, select_state_dict,
-                                  stored_grid_sizes)
+from slab_det.checkpoints import (
+    CheckpointError,
+    read_checkpoint,
+    select_state_dict,
+    stored_grid_sizes,
+)
 
 WEIGHTS = {'a.weight': torch.arange(6.0).view(2, 3)}
 
@@ -41,8 +45,11 @@ def config_node(module):
 def test_options_of_the_training_script_do_not_hinder(tmp_path, zipped):
     path = tmp_path / 'ckpt.pth'
     options = argparse.Namespace(lr=0.1, nested=argparse.Namespace(x=1))
-    torch.save({'model': WEIGHTS, 'args': options, 'best': np.float64(3)}, path,
-               _use_new_zipfile_serialization=zipped)
+    torch.save(
+        {'model': WEIGHTS, 'args': options, 'best': np.float64(3)},
+        path,
+        _use_new_zipfile_serialization=zipped,
+    )
     checkpoint = read_checkpoint(str(path))
     assert torch.equal(checkpoint['model']['a.weight'], WEIGHTS['a.weight'])
     assert not isinstance(checkpoint['args'], argparse.Namespace)
@@ -61,14 +68,16 @@ class Hostile:
     """Runs ``function(argument)`` when an unsafe reader builds it."""
 
     def __init__(self, function, argument):
-        self.call = function, (argument, )
+        self.call = function, (argument,)
 
     def __reduce__(self):
         return self.call
 
 
 @pytest.mark.parametrize('zipped', [True, False])
-@pytest.mark.parametrize('module, name', [('builtins', 'exec'), ('posix', 'system'), ('pathlib', 'Path')])
+@pytest.mark.parametrize(
+    'module, name', [('builtins', 'exec'), ('posix', 'system'), ('pathlib', 'Path')]
+)
 def test_no_code_of_a_file_runs(tmp_path, zipped, module, name):
     path, trace = tmp_path / 'ckpt.pth', tmp_path / 'trace'
     argument = {'exec': f'open({str(trace)!r}, "w")', 'system': f'touch {trace}', 'Path': 'x'}[name]
@@ -88,13 +97,17 @@ def test_truncated_files_are_named(tmp_path, zipped, share):
     path = tmp_path / 'ckpt.pth'
     torch.save({'model': {'a': torch.randn(100, 100)}}, path, _use_new_zipfile_serialization=zipped)
     content = path.read_bytes()
-    path.write_bytes(content[:int(share * len(content))])
+    path.write_bytes(content[: int(share * len(content))])
     size = int(share * len(content))
-    with pytest.raises(CheckpointError, match=rf"ckpt.pth' \({size} bytes\) cannot be read.*truncated"):
+    with pytest.raises(
+        CheckpointError, match=rf"ckpt.pth' \({size} bytes\) cannot be read.*truncated"
+    ):
         read_checkpoint(str(path))
 
 
-@pytest.mark.parametrize('content', [b'hello', b'PK\x03\x04 no archive', b'\x89PNG\r\n' + bytes(100)])
+@pytest.mark.parametrize(
+    'content', [b'hello', b'PK\x03\x04 no archive', b'\x89PNG\r\n' + bytes(100)]
+)
 def test_files_of_another_kind_are_named(tmp_path, content):
     path = tmp_path / 'ckpt.pth'
     path.write_bytes(content)
@@ -120,14 +133,20 @@ def test_nests_and_wrappers_are_opened(nest, before):
 
 @pytest.mark.parametrize('prefix', ['backbone', 'backbone.'])
 def test_a_prefix_selects_what_lies_below_it(prefix):
-    checkpoint = {'state_dict': {'backbone.a.weight': WEIGHTS['a.weight'], 'neck.b': torch.zeros(1)}}
+    checkpoint = {
+        'state_dict': {'backbone.a.weight': WEIGHTS['a.weight'], 'neck.b': torch.zeros(1)}
+    }
     assert select_state_dict(checkpoint, prefix).keys() == WEIGHTS.keys()
-    with pytest.raises(CheckpointError, match="prefix='encoder.' matches nothing.*'backbone', 'neck'"):
+    with pytest.raises(
+        CheckpointError, match="prefix='encoder.' matches nothing.*'backbone', 'neck'"
+    ):
         select_state_dict(checkpoint, 'encoder')
 
 
 def test_a_checkpoint_without_weights_is_refused():
-    with pytest.raises(CheckpointError, match="holds no weights, only 'epoch'.*'state_dict', 'model'"):
+    with pytest.raises(
+        CheckpointError, match="holds no weights, only 'epoch'.*'state_dict', 'model'"
+    ):
         select_state_dict({'epoch': 3})
 
 

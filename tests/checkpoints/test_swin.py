@@ -11,10 +11,32 @@ from tests.networks import randomize, settle
 SMALL = dict(embed_dim=24, depths=(2, 2, 1, 2), num_heads=(1, 2, 4, 8))
 
 
-@pytest.mark.parametrize('arguments', [
-    dict(embed_dim=8, depths=(1, 2), num_heads=(2, 4), attn_types='LS', window_sizes=(6, 5), num_classes=3),
-    dict(embed_dim=16, depths=(2, 1, 1), num_heads=(1, 2, 4), attn_types='SLS', window_sizes=(7, 14, 4),
-         norm_layer='RepBN', qkv_bias=False, mlp_ratio=2.0, in_chans=1, patch_size=2, num_classes=0)])
+@pytest.mark.parametrize(
+    'arguments',
+    [
+        dict(
+            embed_dim=8,
+            depths=(1, 2),
+            num_heads=(2, 4),
+            attn_types='LS',
+            window_sizes=(6, 5),
+            num_classes=3,
+        ),
+        dict(
+            embed_dim=16,
+            depths=(2, 1, 1),
+            num_heads=(1, 2, 4),
+            attn_types='SLS',
+            window_sizes=(7, 14, 4),
+            norm_layer='RepBN',
+            qkv_bias=False,
+            mlp_ratio=2.0,
+            in_chans=1,
+            patch_size=2,
+            num_classes=0,
+        ),
+    ],
+)
 def test_constructor_arguments_are_found_from_shapes(arguments):
     found = FAMILY.arguments(SwinTransformer(**arguments).state_dict())
     assert {name: found[name] for name in arguments} == arguments
@@ -49,7 +71,10 @@ def test_official_names_close_a_stage_with_the_patch_merging():
     target = SwinTransformer(8, (1, 1, 1), (1, 1, 1), 'SSS')
     weights, report = convert_state_dict(official, target.state_dict())
     target.load_state_dict(weights)
-    assert report.ignored == ['layers.0.blocks.0.attn.relative_position_index', 'layers.0.blocks.0.attn_mask']
+    assert report.ignored == [
+        'layers.0.blocks.0.attn.relative_position_index',
+        'layers.0.blocks.0.attn_mask',
+    ]
     assert report.ratio == 1 and set_ratio(target, 1)
     x = torch.randn(1, 3, 60, 60)
     torch.testing.assert_close(target.eval()(x), model(x))

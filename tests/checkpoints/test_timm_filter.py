@@ -26,8 +26,9 @@ def test_timm_fits_published_weights_to_other_classes_and_channels(published):
     model = timm.create_model('slab_pvt_v2_b0', num_classes=7, in_chans=1, **arguments)
     assert model.head.fc.out_features == 7
     # timm sums the colours.
-    torch.testing.assert_close(model.patch_embed.proj.weight,
-                               weights['patch_embed1.proj.weight'].sum(1, keepdim=True))
+    torch.testing.assert_close(
+        model.patch_embed.proj.weight, weights['patch_embed1.proj.weight'].sum(1, keepdim=True)
+    )
 
 
 def test_timm_extracts_features_from_published_weights(published):
@@ -40,5 +41,7 @@ def test_timm_extracts_features_from_published_weights(published):
 
 
 def test_another_size_is_refused(published):
-    with pytest.raises(CheckpointError, match='has 32 channels in the checkpoint, but 64 in the model'):
+    with pytest.raises(
+        CheckpointError, match='has 32 channels in the checkpoint, but 64 in the model'
+    ):
         timm.create_model('slab_pvt_v2_b1', **published[1])

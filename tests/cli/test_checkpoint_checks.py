@@ -10,7 +10,6 @@ from slab_det.cli import InputError, check_checkpoint, check_fit, check_resume, 
 
 
 class Detector(nn.Module):
-
     def __init__(self, width=4, layers=2):
         super().__init__()
         self.backbone = nn.Sequential(*[nn.Linear(width, width) for _ in range(layers)])
@@ -35,7 +34,12 @@ def whole(tmp_path):
 
 
 def test_a_missing_checkpoint_is_named(tmp_path):
-    refused(check_checkpoint, str(tmp_path / 'x.pth'), 'checkpoint', match='checkpoint .*x.pth is not a file')
+    refused(
+        check_checkpoint,
+        str(tmp_path / 'x.pth'),
+        'checkpoint',
+        match='checkpoint .*x.pth is not a file',
+    )
     refused(check_checkpoint, str(tmp_path), 'checkpoint', match='is not a file')
 
 
@@ -44,7 +48,7 @@ def test_a_truncated_checkpoint_is_named(whole, kept):
     with open(whole, 'rb') as file:
         content = file.read()
     with open(whole, 'wb') as file:
-        file.write(content[:kept if isinstance(kept, int) else int(len(content) * kept)])
+        file.write(content[: kept if isinstance(kept, int) else int(len(content) * kept)])
     refused(check_checkpoint, whole, 'checkpoint', match='empty or truncated')
 
 
@@ -69,21 +73,40 @@ def test_addresses_are_left_to_mmengine():
 
 def test_the_right_weights_fit(whole, tmp_path):
     check_fit(whole, Detector(), 'checkpoint')
-    wrapped = {f'module.{key}': value for key, value in Detector().state_dict().items() if key != 'counted'}
+    wrapped = {
+        f'module.{key}': value for key, value in Detector().state_dict().items() if key != 'counted'
+    }
     torch.save(wrapped, tmp_path / 'bare.pth')
     check_fit(str(tmp_path / 'bare.pth'), Detector(), 'checkpoint')
 
 
 def test_another_models_weights_are_refused(whole):
-    refused(check_fit, whole, Detector(layers=3), 'checkpoint',
-            match=re.escape('another model: no backbone.2.weight (2 such faults)'))
-    refused(check_fit, whole, Detector(width=8), 'checkpoint', match='size mismatch for backbone.0.weight.* .5 such faults')
+    refused(
+        check_fit,
+        whole,
+        Detector(layers=3),
+        'checkpoint',
+        match=re.escape('another model: no backbone.2.weight (2 such faults)'),
+    )
+    refused(
+        check_fit,
+        whole,
+        Detector(width=8),
+        'checkpoint',
+        match='size mismatch for backbone.0.weight.* .5 such faults',
+    )
     refused(check_fit, whole, nn.Linear(1, 1), 'checkpoint', match='no weight')
 
 
 def test_a_checkpoint_without_weights_is_refused(tmp_path):
     torch.save(dict(state_dict={}), tmp_path / 'empty.pth')
-    refused(check_fit, str(tmp_path / 'empty.pth'), Detector(), 'checkpoint', match='holds no state_dict')
+    refused(
+        check_fit,
+        str(tmp_path / 'empty.pth'),
+        Detector(),
+        'checkpoint',
+        match='holds no state_dict',
+    )
 
 
 def test_fine_tuning_may_start_from_another_head_but_not_from_another_backbone(tmp_path):
@@ -92,10 +115,26 @@ def test_fine_tuning_may_start_from_another_head_but_not_from_another_backbone(t
     path = save(tmp_path / 'coco.pth', start)
     model = Detector()
     check_fit(path, model, 'load_from', whole=False)
-    other = dict(state_dict={'backbone.stem.weight': torch.ones(1), 'head.weight': torch.ones(3, 4)})
+    other = dict(
+        state_dict={'backbone.stem.weight': torch.ones(1), 'head.weight': torch.ones(3, 4)}
+    )
     torch.save(other, tmp_path / 'other.pth')
-    refused(check_fit, str(tmp_path / 'other.pth'), model, 'load_from', whole=False, match='no backbone.0.weight')
-    refused(check_fit, path, Detector(width=8), 'load_from', whole=False, match='size mismatch for backbone.0')
+    refused(
+        check_fit,
+        str(tmp_path / 'other.pth'),
+        model,
+        'load_from',
+        whole=False,
+        match='no backbone.0.weight',
+    )
+    refused(
+        check_fit,
+        path,
+        Detector(width=8),
+        'load_from',
+        whole=False,
+        match='size mismatch for backbone.0',
+    )
 
 
 def test_resume_takes_the_last_checkpoint(whole, tmp_path):
@@ -105,11 +144,20 @@ def test_resume_takes_the_last_checkpoint(whole, tmp_path):
     check_resume(cfg, Detector())
     with open(whole, 'r+b') as file:
         file.truncate(10)
-    refused(check_resume, cfg, Detector(), match='last_checkpoint names .*epoch_1.pth is empty or truncated')
+    refused(
+        check_resume,
+        cfg,
+        Detector(),
+        match='last_checkpoint names .*epoch_1.pth is empty or truncated',
+    )
 
 
-@pytest.mark.parametrize('name, fault', [('gone.pth', 'names gone.pth, which is not a file'), ('', 'is empty')])
-def test_a_note_of_the_last_checkpoint_that_names_no_file_is_refused_with_what_is_there(name, fault, tmp_path):
+@pytest.mark.parametrize(
+    'name, fault', [('gone.pth', 'names gone.pth, which is not a file'), ('', 'is empty')]
+)
+def test_a_note_of_the_last_checkpoint_that_names_no_file_is_refused_with_what_is_there(
+    name, fault, tmp_path
+):
     (tmp_path / 'last_checkpoint').write_text(name)
     cfg = Config(dict(work_dir=str(tmp_path), load_from=None))
     sentence = f'--resume: {tmp_path}/last_checkpoint {fault}: name the checkpoint to go on from, --resume '
@@ -122,5 +170,9 @@ def test_a_note_of_the_last_checkpoint_that_names_no_file_is_refused_with_what_i
 
 def test_resume_needs_more_than_weights(tmp_path):
     path = save(tmp_path / 'weights.pth', Detector())
-    refused(check_resume, Config(dict(work_dir=str(tmp_path), load_from=path)), Detector(),
-            match='no optimizer and no message_hub: .* load_from=')
+    refused(
+        check_resume,
+        Config(dict(work_dir=str(tmp_path), load_from=path)),
+        Detector(),
+        match='no optimizer and no message_hub: .* load_from=',
+    )

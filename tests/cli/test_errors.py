@@ -5,8 +5,8 @@ import pytest
 
 from slab_det.cli import InputError, run
 from slab_det.cli.arguments import KeyValues
-from slab_det.cli.errors import one_line
-from slab_det.datasets import make_shapes_dataset
+from slab_det.errors import one_line
+from slab_det.mm.datasets import make_shapes_dataset
 
 QUIET, TRACE = Namespace(traceback=False), Namespace(traceback=True)
 
@@ -30,6 +30,7 @@ def test_traceback_keeps_the_error():
 def test_ctrl_c_ends_in_one_sentence(capsys):
     def interrupted(args):
         raise KeyboardInterrupt
+
     with pytest.raises(SystemExit) as end:
         run(interrupted, QUIET)
     assert end.value.code == 130 and capsys.readouterr().err == '\nerror: interrupted\n'
@@ -40,6 +41,7 @@ def test_ctrl_c_ends_in_one_sentence(capsys):
 def test_a_fault_keeps_its_trace():
     def fault(args):
         raise ValueError('somewhere deep')
+
     with pytest.raises(ValueError, match='somewhere deep'):
         run(fault, QUIET)
 
@@ -65,13 +67,19 @@ def test_a_message_is_one_line():
 
 def test_key_values_are_typed_and_checked(capsys):
     import argparse
+
     parser = argparse.ArgumentParser()
     parser.add_argument('--cfg-options', nargs='+', action=KeyValues)
     words = ['a.b=1', 'c=x=y', 'd=[1,(2,3)]', 'e=True', 'f=1e-4']
     assert parser.parse_args(['--cfg-options', *words]).cfg_options == {
-        'a.b': 1, 'c': 'x=y', 'd': [1, (2, 3)], 'e': True, 'f': 1e-4}
+        'a.b': 1,
+        'c': 'x=y',
+        'd': [1, (2, 3)],
+        'e': True,
+        'f': 1e-4,
+    }
     for wrong in ('lr', '=3', 'a=[1,(2'):
         with pytest.raises(SystemExit) as end:
             parser.parse_args(['--cfg-options', wrong])
         assert end.value.code == 2
-        assert f'--cfg-options' in capsys.readouterr().err
+        assert '--cfg-options' in capsys.readouterr().err

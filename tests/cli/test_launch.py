@@ -11,8 +11,15 @@ PLACE = dict(RANK='0', WORLD_SIZE='1', LOCAL_RANK='0', MASTER_ADDR='127.0.0.1', 
 def started(monkeypatch):
     """The arguments with which process groups were started."""
     calls = []
-    monkeypatch.setattr(torch.distributed, 'init_process_group', lambda *args, **kwargs: calls.append((args, kwargs)))
-    for name in {*PLACE, *(theirs for place in launch._PLACES.values() for theirs in place.values())}:
+    monkeypatch.setattr(
+        torch.distributed,
+        'init_process_group',
+        lambda *args, **kwargs: calls.append((args, kwargs)),
+    )
+    for name in {
+        *PLACE,
+        *(theirs for place in launch._PLACES.values() for theirs in place.values()),
+    }:
         monkeypatch.delenv(name, raising=False)
     return calls
 
@@ -22,13 +29,22 @@ def test_one_process_needs_no_group(started, monkeypatch):
     prepare_launcher(cfg, 'none', local_rank=3)
     assert cfg.launcher == 'none' and 'model_wrapper_cfg' not in cfg and not started
     import os
+
     assert os.environ['LOCAL_RANK'] == '3'
 
 
-@pytest.mark.parametrize('launcher, absent, starter', [
-    ('pytorch', 'RANK', 'torchrun'), ('slurm', 'SLURM_PROCID', 'srun'), ('mpi', 'OMPI_COMM_WORLD_RANK', 'mpirun')])
+@pytest.mark.parametrize(
+    'launcher, absent, starter',
+    [
+        ('pytorch', 'RANK', 'torchrun'),
+        ('slurm', 'SLURM_PROCID', 'srun'),
+        ('mpi', 'OMPI_COMM_WORLD_RANK', 'mpirun'),
+    ],
+)
 def test_a_launcher_that_did_not_start_us_is_refused(started, launcher, absent, starter):
-    with pytest.raises(InputError, match=f'--launcher {launcher} needs .* {absent}: start the tool with {starter}'):
+    with pytest.raises(
+        InputError, match=f'--launcher {launcher} needs .* {absent}: start the tool with {starter}'
+    ):
         prepare_launcher(Config(dict()), launcher)
 
 
@@ -36,22 +52,32 @@ def test_processes_without_an_accelerator_get_gloo_and_no_device(started, monkey
     monkeypatch.setattr('mmengine.device.get_device', lambda: 'cpu')
     for name, value in PLACE.items():
         monkeypatch.setenv(name, value)
-    cfg = Config(dict(env_cfg=dict(dist_cfg=dict(backend='nccl', timeout=60)), find_unused_parameters=True))
+    cfg = Config(
+        dict(env_cfg=dict(dist_cfg=dict(backend='nccl', timeout=60)), find_unused_parameters=True)
+    )
     prepare_launcher(cfg, 'pytorch')
-    (args, kwargs), = started
-    assert args == ('gloo', ) and kwargs['timeout'].total_seconds() == 60
-    assert cfg.model_wrapper_cfg == dict(type='MMDistributedDataParallel', device_ids=None, broadcast_buffers=False,
-                                         find_unused_parameters=True)
+    ((args, kwargs),) = started
+    assert args == ('gloo',) and kwargs['timeout'].total_seconds() == 60
+    assert cfg.model_wrapper_cfg == dict(
+        type='MMDistributedDataParallel',
+        device_ids=None,
+        broadcast_buffers=False,
+        find_unused_parameters=True,
+    )
 
 
 def test_the_configs_wrapper_is_kept(started, monkeypatch):
     monkeypatch.setattr('mmengine.device.get_device', lambda: 'cpu')
     for name, value in PLACE.items():
         monkeypatch.setenv(name, value)
-    cfg = Config(dict(model_wrapper_cfg=dict(type='MMFullyShardedDataParallel', broadcast_buffers=True)))
+    cfg = Config(
+        dict(model_wrapper_cfg=dict(type='MMFullyShardedDataParallel', broadcast_buffers=True))
+    )
     prepare_launcher(cfg, 'pytorch')
     assert cfg.model_wrapper_cfg.type == 'MMFullyShardedDataParallel'
-    assert cfg.model_wrapper_cfg.broadcast_buffers is True and cfg.model_wrapper_cfg.device_ids is None
+    assert (
+        cfg.model_wrapper_cfg.broadcast_buffers is True and cfg.model_wrapper_cfg.device_ids is None
+    )
 
 
 def test_processes_with_accelerators_are_left_to_mmengine(started, monkeypatch):
@@ -65,6 +91,7 @@ def test_processes_with_accelerators_are_left_to_mmengine(started, monkeypatch):
 
 def test_slurm_and_mpi_places_become_torchs(started, monkeypatch):
     import os
+
     monkeypatch.setattr('mmengine.device.get_device', lambda: 'cpu')
     for launcher in ('slurm', 'mpi'):
         monkeypatch.setenv('MASTER_ADDR', 'host')

@@ -1,4 +1,5 @@
 """Every config: it builds, trains what it should with the hooks that it should, and is catalogued."""
+
 import copy
 from functools import cache
 from pathlib import Path
@@ -15,12 +16,16 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import HOOKS, init_default_scope
 from torch import nn
 
-from slab_det.hooks import PRepBNHook, RandomStateHook
 from slab_det.layers import PRepBN, RepBN, prepbn_modules
+from slab_det.mm.hooks import PRepBNHook
+from slab_det.mm.resume import RandomStateHook
 
 ROOT = Path(__file__).parents[2]
-TRAININGS = sorted(path for path in (ROOT / 'configs').rglob('*.py')
-                   if '_base_' not in path.relative_to(ROOT).parts)
+TRAININGS = sorted(
+    path
+    for path in (ROOT / 'configs').rglob('*.py')
+    if '_base_' not in path.relative_to(ROOT).parts
+)
 # But for the detectors with LayerNorm that recipes start from.
 CONFIGS = [path for path in TRAININGS if '-ln_' not in path.stem.replace('from-ln', '')]
 SWIN = [path for path in CONFIGS if path.parent.name == 'slab_swin']
@@ -70,8 +75,13 @@ def test_the_neck_takes_what_the_backbone_gives(config, model):
 def test_the_ratio_falls_over_four_fifths_of_training(config, model):
     assert prepbn_modules(model)
     hooks = [HOOKS.build(dict(hook)) for hook in config[1].custom_hooks]
-    driving, = [hook for hook in hooks if isinstance(hook, PRepBNHook)]
-    assert (driving.begin, driving.end, driving.end_ratio, driving.schedule) == (0, 0.8, 0.0, 'linear')
+    (driving,) = [hook for hook in hooks if isinstance(hook, PRepBNHook)]
+    assert (driving.begin, driving.end, driving.end_ratio, driving.schedule) == (
+        0,
+        0.8,
+        0.0,
+        'linear',
+    )
     assert driving.start_ratio is None
     assert sum(isinstance(hook, RandomStateHook) for hook in hooks) == 1
 
@@ -89,8 +99,12 @@ def test_a_killed_training_resumes_to_the_same_numbers(path):
 
 def undecayed(model):
     """Names of the parameters of norms, of positions and of class tokens, from the built modules."""
-    names = {f'{prefix}.{name}' for prefix, module in model.named_modules()
-             if isinstance(module, NORMS) for name, _ in module.named_parameters()}
+    names = {
+        f'{prefix}.{name}'
+        for prefix, module in model.named_modules()
+        if isinstance(module, NORMS)
+        for name, _ in module.named_parameters()
+    }
     marks = ('pos_embed', 'positional_encoding', 'relative_position_bias_table', 'cls_token')
     return names | {name for name, _ in model.named_parameters() if any(m in name for m in marks)}
 
@@ -136,12 +150,35 @@ def test_swin_augments_as_its_name_says(path):
     assert pipeline[1].get('with_mask', False) == masks
     assert cfg.val_evaluator.metric == (['bbox', 'segm'] if masks else 'bbox')
     if 'ms-crop' not in path.stem:
-        assert types == ['LoadImageFromFile', 'LoadAnnotations', 'Resize', 'RandomFlip', 'PackDetInputs']
+        assert types == [
+            'LoadImageFromFile',
+            'LoadAnnotations',
+            'Resize',
+            'RandomFlip',
+            'PackDetInputs',
+        ]
         assert tuple(pipeline[2].scale) == (1333, 800)
         return
-    assert types == ['LoadImageFromFile', 'LoadAnnotations', 'RandomFlip', 'RandomChoice', 'PackDetInputs']
-    scales = [(480, 1333), (512, 1333), (544, 1333), (576, 1333), (608, 1333), (640, 1333),
-              (672, 1333), (704, 1333), (736, 1333), (768, 1333), (800, 1333)]
+    assert types == [
+        'LoadImageFromFile',
+        'LoadAnnotations',
+        'RandomFlip',
+        'RandomChoice',
+        'PackDetInputs',
+    ]
+    scales = [
+        (480, 1333),
+        (512, 1333),
+        (544, 1333),
+        (576, 1333),
+        (608, 1333),
+        (640, 1333),
+        (672, 1333),
+        (704, 1333),
+        (736, 1333),
+        (768, 1333),
+        (800, 1333),
+    ]
     (resize,), (first, crop, last) = pipeline[3].transforms
     assert [tuple(s) for s in resize.scales] == scales == [tuple(s) for s in last.scales]
     assert [tuple(s) for s in first.scales] == [(400, 1333), (500, 1333), (600, 1333)]
@@ -184,18 +221,22 @@ def test_mim_reads_the_index():
     assert len(index.models) == sum(len(read(path)['Models']) for path in METAFILES)
 
 
-@pytest.mark.parametrize('path', [p for p in SWIN if 'swin-t_fpn_ms-crop-1x' in p.stem], ids=name_of)
+@pytest.mark.parametrize(
+    'path', [p for p in SWIN if 'swin-t_fpn_ms-crop-1x' in p.stem], ids=name_of
+)
 def test_the_augmentation_runs_and_keeps_to_its_scales(path, tmp_path):
     init_default_scope('mmdet')
     file = str(tmp_path / 'image.png')
     assert cv2.imwrite(file, np.full((480, 640, 3), 127, np.uint8))
-    square = [[100., 100., 300., 100., 300., 300., 100., 300.]]
-    instance = dict(bbox=[100., 100., 300., 300.], bbox_label=3, ignore_flag=0, mask=square)
+    square = [[100.0, 100.0, 300.0, 100.0, 300.0, 300.0, 100.0, 300.0]]
+    instance = dict(bbox=[100.0, 100.0, 300.0, 300.0], bbox_label=3, ignore_flag=0, mask=square)
     pipeline = Compose(load(path).train_dataloader.dataset.pipeline)
     sizes = set()
     np.random.seed(0)
     for _ in range(12):
-        results = pipeline(dict(img_path=file, img_id=0, height=480, width=640, instances=[instance]))
+        results = pipeline(
+            dict(img_path=file, img_id=0, height=480, width=640, instances=[instance])
+        )
         height, width = results['inputs'].shape[1:]
         sizes.add((height, width))
         assert min(height, width) <= 800 and max(height, width) <= 1333

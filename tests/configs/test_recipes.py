@@ -1,4 +1,5 @@
 """From a LayerNorm detector to one without norm: the configs, and what they promise."""
+
 import copy
 from pathlib import Path
 
@@ -12,10 +13,10 @@ from mmengine.registry import init_default_scope
 from mmengine.runner import Runner, load_checkpoint
 from torch import nn
 
-from slab_det.calibration import norm_sites
-from slab_det.datasets import make_shapes_dataset
 from slab_det.deploy import reparameterize
 from slab_det.layers import PRepBN, RepBN, prepbn_modules
+from slab_det.mm.datasets import make_shapes_dataset
+from slab_det.statistics.calibration import norm_sites
 
 RECIPES = Path(__file__).parents[2] / 'configs/recipes'
 LN = RECIPES / 'retinanet_swin-ln_mini_shapes.py'
@@ -50,9 +51,12 @@ def trained(tmp_path_factory):
 @torch.no_grad()
 def detections(model):
     image = torch.randint(0, 256, (3, 140, 175), generator=torch.Generator().manual_seed(2))
-    sample = DetDataSample(metainfo=dict(
-        img_shape=(140, 175), ori_shape=(140, 175), scale_factor=(1.0, 1.0), img_id=0))
-    found = model.eval().test_step(dict(inputs=[image.byte()], data_samples=[sample]))[0].pred_instances
+    sample = DetDataSample(
+        metainfo=dict(img_shape=(140, 175), ori_shape=(140, 175), scale_factor=(1.0, 1.0), img_id=0)
+    )
+    found = (
+        model.eval().test_step(dict(inputs=[image.byte()], data_samples=[sample]))[0].pred_instances
+    )
     assert len(found) > 20 and found.scores.max() > found.scores.min()
     return found
 
@@ -71,10 +75,14 @@ def test_with_the_swin_of_mmdet_the_first_detections_are_those_of_the_layer_norm
 def test_with_this_packages_swin_the_first_detections_are_those_of_the_layer_norm_detector(trained):
     expected = detections(trained[0])
     model = detector(
-        FROM_LN, type='SLABSwinTransformer', attn_types='SSSS', window_sizes=(5, ) * 4,
+        FROM_LN,
+        type='SLABSwinTransformer',
+        attn_types='SSSS',
+        window_sizes=(5,) * 4,
         norm_cfg=dict(type='PRepBN'),
         arch=dict(embed_dims=32, depths=(1, 1, 2, 1), num_heads=(1, 2, 4, 8)),
-        init_cfg=dict(type='Pretrained', checkpoint=str(trained[1]), prefix='backbone.'))
+        init_cfg=dict(type='Pretrained', checkpoint=str(trained[1]), prefix='backbone.'),
+    )
     model.init_weights()
     load_checkpoint(model, str(trained[1]), map_location='cpu')
     assert {float(norm.ratio) for norm in prepbn_modules(model)} == {1.0}

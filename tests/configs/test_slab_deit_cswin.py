@@ -1,4 +1,4 @@
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -9,15 +9,16 @@ from mmdet.testing import demo_mm_inputs
 from mmdet.utils import register_all_modules
 from mmengine.config import Config
 
-import slab_det  # noqa: F401
-
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
 FOLDERS = ['slab_deit', 'slab_cswin']
-MINI = ['mask-rcnn_slab-deit_mini_shapes', 'mask-rcnn_deit-prepbn_mini_shapes',
-        'mask-rcnn_slab-cswin_mini_shapes']
+MINI = [
+    'mask-rcnn_slab-deit_mini_shapes',
+    'mask-rcnn_deit-prepbn_mini_shapes',
+    'mask-rcnn_slab-cswin_mini_shapes',
+]
 
 
-@lru_cache(maxsize=None)
+@cache
 def load(path):
     return Config.fromfile(path).model
 
@@ -35,7 +36,8 @@ def test_metafile_lists_every_config_with_its_backbone(folder):
     for model in meta['Models']:
         cfg = load(CONFIGS.parent / model['Config']).backbone
         assert {key: cfg[key] for key in ('type', 'arch', 'attn_types')} == backbones[
-            model['Metadata']['Backbone']]
+            model['Metadata']['Backbone']
+        ]
 
 
 @pytest.mark.parametrize('folder', FOLDERS)
@@ -62,7 +64,9 @@ def test_mini_config_learns_and_predicts(name):
     losses = detector.loss(data['inputs'], data['data_samples'])
     loss, _ = detector.parse_losses(losses)
     loss.backward()
-    gradients = [p.grad for n, p in detector.named_parameters() if n.startswith(('backbone', 'neck'))]
+    gradients = [
+        p.grad for n, p in detector.named_parameters() if n.startswith(('backbone', 'neck'))
+    ]
     # At ratio 1 the RepBN branch takes no part; everything else learns.
     learning = sum(g is not None and bool(g.abs().sum() > 0) for g in gradients)
     assert loss.isfinite() and learning > len(gradients) / 2

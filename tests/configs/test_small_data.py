@@ -1,15 +1,16 @@
 """The configs of the built-in data set and of the examples with real data."""
+
 from pathlib import Path
 
 import pytest
 from mmengine.config import Config
 
-from slab_det.datasets import THING_CLASSES
+from slab_det.mm.datasets import THING_CLASSES
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
 MINI = sorted((CONFIGS / 'mini').glob('*.py'))
 EXAMPLES = sorted((CONFIGS / 'examples').glob('*.py'))
-ROOTS = {path: 'SHAPES_ROOT' for path in MINI}
+ROOTS = dict.fromkeys(MINI, 'SHAPES_ROOT')
 ROOTS.update({path: path.stem.rsplit('_', 1)[1].upper() + '_ROOT' for path in EXAMPLES})
 
 every_config = pytest.mark.parametrize('path', ROOTS, ids=lambda path: path.stem)
@@ -92,8 +93,9 @@ def test_a_config_inherits_and_fits_one_screen(path):
     assert '_base_' in text and len(text.splitlines()) <= 60
 
 
-@pytest.mark.parametrize('path', [path for path in ROOTS if 'slab-swin' in path.stem],
-                         ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    'path', [path for path in ROOTS if 'slab-swin' in path.stem], ids=lambda path: path.stem
+)
 def test_windows_divide_the_maps_of_the_training_images(path):
     cfg = Config.fromfile(path)
     pipeline = plain_dataset(cfg.train_dataloader).pipeline

@@ -1,8 +1,9 @@
 """The self-contained runner: preprocessing and masks against mmdet, a process without torch, bad input."""
+
 import json
-from pathlib import Path
 import subprocess
 import sys
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -11,9 +12,10 @@ import pytest
 onnx = pytest.importorskip('onnx', reason='pip install -r requirements/onnx.txt')
 pytest.importorskip('onnxruntime', reason='pip install -r requirements/onnx.txt')
 
+from onnx import TensorProto, helper  # noqa: E402
+
 from slab_det.deploy import onnx_detector  # noqa: E402
 from slab_det.deploy.onnx_detector import OnnxDetector, draw, paste_masks, read_image  # noqa: E402
-from onnx import TensorProto, helper  # noqa: E402
 
 SCRIPT = Path(onnx_detector.__file__)
 
@@ -36,9 +38,11 @@ def write_file(path, metadata, masks=False):
         helper.make_tensor('scores_', TensorProto.FLOAT, [2], floats['scores']),
         helper.make_tensor('labels_', TensorProto.INT64, [2], [1, 0]),
     ]
-    outputs = [helper.make_tensor_value_info('boxes', TensorProto.FLOAT, ['n', 4]),
-               helper.make_tensor_value_info('scores', TensorProto.FLOAT, ['n']),
-               helper.make_tensor_value_info('labels', TensorProto.INT64, ['n'])]
+    outputs = [
+        helper.make_tensor_value_info('boxes', TensorProto.FLOAT, ['n', 4]),
+        helper.make_tensor_value_info('scores', TensorProto.FLOAT, ['n']),
+        helper.make_tensor_value_info('labels', TensorProto.INT64, ['n']),
+    ]
     if masks:
         logits = np.full((2, 4, 4), -9.0, np.float32)
         logits[:, 2:] = 9
@@ -46,8 +50,11 @@ def write_file(path, metadata, masks=False):
         tensors.append(onnx.numpy_helper.from_array(logits, 'masks_'))
         outputs.append(helper.make_tensor_value_info('masks', TensorProto.FLOAT, ['n', 4, 4]))
     image = helper.make_tensor_value_info('image', TensorProto.UINT8, [1, 'h', 'w', 3])
-    model = helper.make_model(helper.make_graph(nodes, 'g', [image], outputs, tensors),
-                              opset_imports=[helper.make_opsetid('', 20)], ir_version=10)
+    model = helper.make_model(
+        helper.make_graph(nodes, 'g', [image], outputs, tensors),
+        opset_imports=[helper.make_opsetid('', 20)],
+        ir_version=10,
+    )
     if metadata is not None:
         helper.set_model_props(model, {'slab_det': json.dumps(metadata)})
     onnx.save(model, path)
@@ -55,8 +62,14 @@ def write_file(path, metadata, masks=False):
 
 
 def metadata(**changes):
-    return dict(version=1, classes=['cat', 'dog'], resize=dict(scale=[100, 60], keep_ratio=True), size=None,
-                mask_threshold=0.5, **changes)
+    return dict(
+        version=1,
+        classes=['cat', 'dog'],
+        resize=dict(scale=[100, 60], keep_ratio=True),
+        size=None,
+        mask_threshold=0.5,
+        **changes,
+    )
 
 
 def test_boxes_are_in_pixels_of_the_original_image(tmp_path):
@@ -78,33 +91,50 @@ def test_a_list_gives_a_list_and_paths_are_images(tmp_path):
     assert not second.masks[0][:10].any() and not second.masks[0][:, 15:].any()
 
 
-@pytest.mark.parametrize('scale, keep_ratio', [((100, 60), True), ((60, 100), True), ((97, 61), False)])
+@pytest.mark.parametrize(
+    'scale, keep_ratio', [((100, 60), True), ((60, 100), True), ((97, 61), False)]
+)
 @pytest.mark.parametrize('size', [(75, 101), (300, 31), (60, 100)])
 def test_images_are_resized_as_in_mmdets_pipeline(tmp_path, scale, keep_ratio, size):
     from mmdet.datasets.transforms import Resize
+
     image = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
     expected = Resize(scale=scale, keep_ratio=keep_ratio)(dict(img=image))['img']
-    detector = OnnxDetector(write_file(tmp_path / 'a.onnx', dict(
-        metadata(), resize=dict(scale=list(scale), keep_ratio=keep_ratio))))
+    detector = OnnxDetector(
+        write_file(
+            tmp_path / 'a.onnx',
+            dict(metadata(), resize=dict(scale=list(scale), keep_ratio=keep_ratio)),
+        )
+    )
     assert np.array_equal(detector.preprocess(image), expected)
 
 
 def test_masks_are_pasted_as_in_mmdet():
     import torch
     from mmdet.models.roi_heads.mask_heads.fcn_mask_head import _do_paste_mask
+
     generator = np.random.default_rng(1)
     corner = generator.uniform(-3, 40, (20, 2))
-    boxes = np.concatenate([corner, corner + generator.uniform(0.7, 30, (20, 2))], 1).clip(0, [60, 45, 60, 45])
+    boxes = np.concatenate([corner, corner + generator.uniform(0.7, 30, (20, 2))], 1).clip(
+        0, [60, 45, 60, 45]
+    )
     boxes = boxes.astype(np.float32)
     logits = generator.normal(0, 3, (20, 28, 28)).astype(np.float32)
-    expected, _ = _do_paste_mask(torch.from_numpy(logits).sigmoid()[:, None], torch.from_numpy(boxes), 45, 60,
-                                 skip_empty=False)
+    expected, _ = _do_paste_mask(
+        torch.from_numpy(logits).sigmoid()[:, None],
+        torch.from_numpy(boxes),
+        45,
+        60,
+        skip_empty=False,
+    )
     found = paste_masks(logits, boxes, 45, 60, 0.5)
     # Where the probability is 0.5 but for rounding either answer is right.
     clear = (expected - 0.5).abs().numpy() > 1e-4
     whole = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
     assert whole.sum() > 15 and found.any()
-    assert np.array_equal(found[whole] & clear[whole], (expected >= 0.5).numpy()[whole] & clear[whole])
+    assert np.array_equal(
+        found[whole] & clear[whole], (expected >= 0.5).numpy()[whole] & clear[whole]
+    )
     assert not found[~whole].any()
 
 
@@ -125,10 +155,18 @@ def test_bad_files_are_refused_in_one_sentence(tmp_path):
 def test_what_is_no_image_is_refused_in_one_sentence(tmp_path):
     (tmp_path / 'text.jpg').write_text('no image')
     (tmp_path / 'empty.jpg').write_bytes(b'')
-    for name, words in (('text.jpg', 'not an image'), ('empty.jpg', 'not an image'), ('none.jpg', 'not a file')):
+    for name, words in (
+        ('text.jpg', 'not an image'),
+        ('empty.jpg', 'not an image'),
+        ('none.jpg', 'not a file'),
+    ):
         with pytest.raises(ValueError, match=words):
             read_image(tmp_path / name)
-    for array in (np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3), np.float32), np.zeros((0, 4, 3), np.uint8)):
+    for array in (
+        np.zeros((4, 4), np.uint8),
+        np.zeros((4, 4, 3), np.float32),
+        np.zeros((0, 4, 3), np.uint8),
+    ):
         with pytest.raises(ValueError, match='image array'):
             read_image(array)
 
@@ -141,8 +179,13 @@ def test_a_file_of_one_size_refuses_others(tmp_path):
 
 
 def test_draws_boxes_from_the_threshold_up():
-    found = onnx_detector.Detections(np.array([[5, 30, 40, 60], [60, 30, 90, 60]], np.float32),
-                                     np.array([0.9, 0.2], np.float32), np.array([0, 1]), ['cat', 'dog'], None)
+    found = onnx_detector.Detections(
+        np.array([[5, 30, 40, 60], [60, 30, 90, 60]], np.float32),
+        np.array([0.9, 0.2], np.float32),
+        np.array([0, 1]),
+        ['cat', 'dog'],
+        None,
+    )
     image = np.zeros((100, 100, 3), np.uint8)
     picture = draw(image, found, 0.5)
     assert picture[60, 20].any() and not picture[:, 60:].any() and not image.any()
@@ -151,9 +194,16 @@ def test_draws_boxes_from_the_threshold_up():
 def run_script(folder, *arguments):
     """Run a copy of the file in a process that can import neither torch nor this project."""
     copy = folder / 'copied.py'
-    copy.write_text('import sys\nfor name in ("torch", "slab_det", "mmdet", "onnx"):\n    sys.modules[name] = None\n'
-                    + SCRIPT.read_text(encoding='utf-8'))
-    return subprocess.run([sys.executable, str(copy), *map(str, arguments)], cwd=folder, capture_output=True, text=True)
+    copy.write_text(
+        'import sys\nfor name in ("torch", "slab_det", "mmdet", "onnx"):\n    sys.modules[name] = None\n'
+        + SCRIPT.read_text(encoding='utf-8')
+    )
+    return subprocess.run(
+        [sys.executable, str(copy), *map(str, arguments)],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+    )
 
 
 @pytest.mark.slow
@@ -167,12 +217,15 @@ def test_a_copy_of_the_script_draws_where_torch_is_not(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('arguments, words', [
-    (('a.onnx', 'a.onnx', '--out', 'c.png'), 'a.onnx is not an image'),
-    (('b.png', 'b.png', '--out', 'c.png'), 'b.png is no ONNX model'),
-    (('a.onnx', 'b.png', '--out', 'c.txt'), 'c.txt must end in'),
-    (('a.onnx', 'b.png', '--out', 'no/folder/c.png'), 'cannot be written'),
-])
+@pytest.mark.parametrize(
+    'arguments, words',
+    [
+        (('a.onnx', 'a.onnx', '--out', 'c.png'), 'a.onnx is not an image'),
+        (('b.png', 'b.png', '--out', 'c.png'), 'b.png is no ONNX model'),
+        (('a.onnx', 'b.png', '--out', 'c.txt'), 'c.txt must end in'),
+        (('a.onnx', 'b.png', '--out', 'no/folder/c.png'), 'cannot be written'),
+    ],
+)
 def test_the_script_fails_in_one_sentence_and_writes_nothing(tmp_path, arguments, words):
     write_file(tmp_path / 'a.onnx', metadata())
     cv2.imwrite(str(tmp_path / 'b.png'), np.zeros((20, 30, 3), np.uint8))

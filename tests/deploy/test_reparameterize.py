@@ -5,17 +5,32 @@ import torch
 from mmdet.registry import MODELS
 from torch import nn
 
-import slab_det  # noqa: F401
 from slab_det.deploy import is_reparameterized, reparameterize
 from slab_det.layers import ChannelAffine, PRepBN, RepBN, set_ratio
 
-SWIN = dict(type='SLABSwinTransformer', arch=dict(embed_dims=8, depths=(2, 2, 2), num_heads=(1, 2, 4)),
-            attn_types='LSS', window_sizes=(8, 4, 4), out_indices=(0, 1, 2))
+SWIN = dict(
+    type='SLABSwinTransformer',
+    arch=dict(embed_dims=8, depths=(2, 2, 2), num_heads=(1, 2, 4)),
+    attn_types='LSS',
+    window_sizes=(8, 4, 4),
+    out_indices=(0, 1, 2),
+)
 FOREIGN = [
-    dict(type='SwinTransformer', embed_dims=8, depths=(2, 2, 1, 1), num_heads=(1, 1, 2, 2), window_size=4,
-         norm_cfg=dict(type='PRepBN')),
-    dict(type='PyramidVisionTransformer', embed_dims=8, num_layers=[1, 1, 1, 1], num_heads=(1, 1, 2, 2),
-         norm_cfg=dict(type='PRepBN')),
+    dict(
+        type='SwinTransformer',
+        embed_dims=8,
+        depths=(2, 2, 1, 1),
+        num_heads=(1, 1, 2, 2),
+        window_size=4,
+        norm_cfg=dict(type='PRepBN'),
+    ),
+    dict(
+        type='PyramidVisionTransformer',
+        embed_dims=8,
+        num_layers=[1, 1, 1, 1],
+        num_heads=(1, 1, 2, 2),
+        norm_cfg=dict(type='PRepBN'),
+    ),
 ]
 
 
@@ -38,8 +53,16 @@ def worst(expected, outputs):
     return max(float((out - e).abs().max() / e.abs().max()) for e, out in zip(expected, outputs))
 
 
-@pytest.mark.parametrize('cfg', [SWIN, {**SWIN, 'attn_types': 'SLS'}, {**SWIN, 'norm_cfg': dict(type='RepBN')},
-                                 {**SWIN, 'out_norm_cfg': dict(type='PRepBN')}, *FOREIGN])
+@pytest.mark.parametrize(
+    'cfg',
+    [
+        SWIN,
+        {**SWIN, 'attn_types': 'SLS'},
+        {**SWIN, 'norm_cfg': dict(type='RepBN')},
+        {**SWIN, 'out_norm_cfg': dict(type='PRepBN')},
+        *FOREIGN,
+    ],
+)
 @pytest.mark.parametrize('dtype, tolerance', [(torch.float64, 1e-9), (torch.float32, 1e-5)])
 def test_deployed_backbone_gives_the_same_maps(cfg, dtype, tolerance):
     torch.manual_seed(0)
@@ -58,7 +81,9 @@ def test_foreign_backbones_swap_norms_for_channel_affines(cfg):
     model = settle(MODELS.build(cfg))
     count = sum(isinstance(module, PRepBN) for module in model.modules())
     deployed = reparameterize(model)
-    assert count and sum(isinstance(module, ChannelAffine) for module in deployed.modules()) == count
+    assert (
+        count and sum(isinstance(module, ChannelAffine) for module in deployed.modules()) == count
+    )
 
 
 @pytest.mark.parametrize('dtype, tolerance', [(torch.float16, 2e-2), (torch.bfloat16, 1e-1)])
@@ -128,8 +153,10 @@ def test_unfinished_ratio_is_refused_unless_the_branch_is_dropped():
         assert worst(expected, deployed(x)) < 1e-5
 
 
-@pytest.mark.parametrize('model', [nn.Sequential(nn.Linear(2, 2), nn.LayerNorm(2)),
-                                   {**SWIN, 'norm_cfg': dict(type='LN')}])
+@pytest.mark.parametrize(
+    'model',
+    [nn.Sequential(nn.Linear(2, 2), nn.LayerNorm(2)), {**SWIN, 'norm_cfg': dict(type='LN')}],
+)
 def test_models_without_prepbn_are_refused(model):
     model = MODELS.build(model) if isinstance(model, dict) else model
     with pytest.raises(ValueError, match='has no PRepBN or RepBN to re-parameterize'):

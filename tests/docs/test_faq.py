@@ -1,4 +1,5 @@
 """The messages in the FAQ are those that users see."""
+
 import re
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,8 +11,8 @@ from torch import nn
 
 from slab_det import compat
 from slab_det.deploy import reparameterize
-from slab_det.hooks import PRepBNHook
 from slab_det.layers import PRepBN
+from slab_det.mm.hooks import PRepBNHook
 
 PAGE = (Path(__file__).parents[2] / 'docs' / 'faq.md').read_text()
 MESSAGES = [block.strip() for block in re.findall(r'```text\n(.*?)```', PAGE, re.DOTALL)]
@@ -45,12 +46,16 @@ def ratio_above_0(monkeypatch):
 
 def newer_mmcv(monkeypatch):
     import mmcv
+
     monkeypatch.setattr(mmcv, '__version__', '2.2.0')
     compat.check_versions()
 
 
-@pytest.mark.parametrize('fault', [missing_backbone, wrong_channels, channels_first, no_prepbn,
-                                   ratio_above_0, newer_mmcv], ids=lambda fault: fault.__name__)
+@pytest.mark.parametrize(
+    'fault',
+    [missing_backbone, wrong_channels, channels_first, no_prepbn, ratio_above_0, newer_mmcv],
+    ids=lambda fault: fault.__name__,
+)
 def test_a_message_of_the_page_is_the_one_that_is_raised(monkeypatch, fault):
     with pytest.raises(Exception) as error:
         fault(monkeypatch)

@@ -3,6 +3,7 @@
 Facts from the repository xinghaochen/SLAB, folder detection: configs/swin, configs/_base_/datasets
 and mmdet_custom. What they inherit from mmdet 2.11 (schedule_1x, the FPN of Mask R-CNN) is mmdet's.
 """
+
 import inspect
 import re
 from functools import cache
@@ -16,14 +17,18 @@ from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from torch import nn
 
-from slab_det.analysis.schedule import training_schedule
-from slab_det.backbones import SLABSwinTransformer
 from slab_det.layers import PRepBN, prepbn_modules
+from slab_det.mm.analysis.schedule import training_schedule
+from slab_det.mm.backbones import SLABSwinTransformer
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / 'docs' / 'migration.md').read_text()
-ROWS = re.findall(r'^\| `(swin/[^`]+)` \| \[`[^`]+`\]\(\.\./(configs/[^)]+)\) \| (\w{4}), ([\d-]+) '
-                  r'\| ([\d.]+) \| (\d+) \| ([\d, ]+) \|$', PAGE, re.MULTILINE)
+ROWS = re.findall(
+    r'^\| `(swin/[^`]+)` \| \[`[^`]+`\]\(\.\./(configs/[^)]+)\) \| (\w{4}), ([\d-]+) '
+    r'\| ([\d.]+) \| (\d+) \| ([\d, ]+) \|$',
+    PAGE,
+    re.MULTILINE,
+)
 #: Published: type, size, stochastic depth, epochs, epochs after which the rate falls to a tenth.
 PUBLISHED = {
     'slab_swin_tiny': ('SLAB', (2, 2, 6, 2), 0.1, 12, (8, 11)),
@@ -42,8 +47,9 @@ def load(path):
 
 
 def key_of(published):
-    name = re.match(r'swin/mask_rcnn_(.+)_patch4_window7_mstrain_480-800_adamw_(.x)_coco.py',
-                    published)
+    name = re.match(
+        r'swin/mask_rcnn_(.+)_patch4_window7_mstrain_480-800_adamw_(.x)_coco.py', published
+    )
     return name[1] if name[1] in PUBLISHED else f'{name[1]} {name[2]}'
 
 
@@ -80,9 +86,10 @@ def test_a_config_builds_what_was_published(row):
 @pytest.mark.parametrize('epochs, milestones', [(12, (8, 11)), (36, (27, 33))])
 def test_rates_fall_when_they_did(epochs, milestones):
     cfg = load(next(row[1] for row in ROWS if int(row[5]) == epochs))
-    schedule = training_schedule(cfg, nn.Sequential(nn.Linear(4, 4), PRepBN(4)), num_images=117266,
-                                 processes=8)
-    rates, = schedule.rates.values()
+    schedule = training_schedule(
+        cfg, nn.Sequential(nn.Linear(4, 4), PRepBN(4)), num_images=117266, processes=8
+    )
+    (rates,) = schedule.rates.values()
     assert schedule.batch_size == 16 and schedule.epoch_length == 7330  # ceil(ceil(117266 / 8) / 2)
     assert len(rates) == 7330 * epochs
     assert rates[0] == pytest.approx(1e-7) and rates[500] == pytest.approx(1e-4)
@@ -100,7 +107,11 @@ def test_what_the_configs_share():
         assert other.model.data_preprocessor == cfg.model.data_preprocessor
     optimizer = cfg.optim_wrapper.optimizer
     assert (optimizer.type, optimizer.lr, optimizer.betas, optimizer.weight_decay) == (
-        'AdamW', 1e-4, (0.9, 0.999), 0.05)
+        'AdamW',
+        1e-4,
+        (0.9, 0.999),
+        0.05,
+    )
     assert cfg.optim_wrapper.get('clip_grad') is None
     assert cfg.optim_wrapper.get('accumulative_counts', 1) == 1
     loader = cfg.train_dataloader
@@ -109,7 +120,11 @@ def test_what_the_configs_share():
     assert cfg.data_root == 'data/coco/'
     images = cfg.model.data_preprocessor
     assert (images.mean, images.std, images.bgr_to_rgb, images.pad_size_divisor) == (
-        [123.675, 116.28, 103.53], [58.395, 57.12, 57.375], True, 32)
+        [123.675, 116.28, 103.53],
+        [58.395, 57.12, 57.375],
+        True,
+        32,
+    )
     assert cfg.test_dataloader.dataset.pipeline[1].scale == (1333, 800)
     _, _, flip, choice, _ = loader.dataset.pipeline
     assert flip.prob == 0.5
@@ -118,7 +133,10 @@ def test_what_the_configs_share():
     assert [tuple(scale) for scale in second.scales] == SCALES
     assert [tuple(scale) for scale in first.scales] == [(400, 1333), (500, 1333), (600, 1333)]
     assert (crop.crop_type, tuple(crop.crop_size), crop.allow_negative_crop) == (
-        'absolute_range', (384, 600), True)
+        'absolute_range',
+        (384, 600),
+        True,
+    )
     assert all(one.keep_ratio for one in (whole, first, second))
 
 
@@ -128,8 +146,11 @@ def test_decay_is_that_of_the_published_code_but_for_the_positional_encoding():
     groups = build_optim_wrapper(backbone, dict(cfg.optim_wrapper)).optimizer.param_groups
     decay = {id(value): group['weight_decay'] for group in groups for value in group['params']}
     free = {name for name, value in backbone.named_parameters() if decay[id(value)] == 0}
-    published = {name for name, _ in backbone.named_parameters()
-                 if 'norm' in name or 'relative_position_bias_table' in name}
+    published = {
+        name
+        for name, _ in backbone.named_parameters()
+        if 'norm' in name or 'relative_position_bias_table' in name
+    }
     extra = free - published
     assert published <= free and extra and all('positional_encoding' in name for name in extra)
 
@@ -139,5 +160,6 @@ def test_arguments_that_the_page_names_exist():
     named = set(re.findall(r'model\.backbone\.(\w+)', PAGE))
     assert named >= {'norm_eval', 'init_cfg'} and named <= arguments.keys()
     assert {'window_sizes', 'attn_types', 'drop_path_rate', 'with_cp', 'out_norm_cfg'} <= (
-        arguments.keys())
+        arguments.keys()
+    )
     assert arguments['out_norm_cfg'].default == dict(type='LN')

@@ -1,4 +1,5 @@
 """Mixed precision: finite and near float32, up to activations of 1e4."""
+
 import copy
 from pathlib import Path
 
@@ -11,15 +12,17 @@ from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.structures import InstanceData
 
-from slab_det.hooks.valid_tokens_hook import ValidTokensHook
 from slab_det.layers import set_ratio
+from slab_det.mm.hooks.valid_tokens_hook import ValidTokensHook
 from tests import tiny_backbones
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason='fp16 training needs a GPU')
-PRECISIONS = [pytest.param('cpu', torch.bfloat16, id='bf16'),
-              pytest.param('cuda', torch.float16, id='fp16', marks=needs_gpu)]
+PRECISIONS = [
+    pytest.param('cpu', torch.bfloat16, id='bf16'),
+    pytest.param('cuda', torch.float16, id='fp16', marks=needs_gpu),
+]
 
 
 def relative_error(value, expected):
@@ -27,8 +30,9 @@ def relative_error(value, expected):
     return float((value - expected).norm() / expected.norm())
 
 
-@pytest.mark.parametrize('device, dtype',
-                         [pytest.param('cpu', torch.float16, id='fp16 on CPU'), *PRECISIONS])
+@pytest.mark.parametrize(
+    'device, dtype', [pytest.param('cpu', torch.float16, id='fp16 on CPU'), *PRECISIONS]
+)
 @pytest.mark.parametrize('scale', [1, 1e4])
 @pytest.mark.parametrize('ratio', [0.0, 0.5, 1.0])
 @pytest.mark.parametrize('family', tiny_backbones.FAMILIES)
@@ -63,7 +67,7 @@ def batch(device):
     inputs, samples = [], []
     for height, width in ((128, 96), (96, 128)):
         inputs.append((torch.rand(3, height, width, generator=generator) * 255).to(torch.uint8))
-        boxes = torch.tensor([[8., 8., 60., 50.], [40., 30., 90., 90.]])
+        boxes = torch.tensor([[8.0, 8.0, 60.0, 50.0], [40.0, 30.0, 90.0, 90.0]])
         truth = InstanceData(bboxes=boxes, labels=torch.tensor([0, 3]))
         sample = DetDataSample(metainfo=dict(img_shape=(height, width), pad_shape=(height, width)))
         sample.gt_instances = truth
@@ -76,8 +80,9 @@ def batch(device):
 def test_detector_trains_under_mmengines_mixed_precision(device, dtype, ratio, monkeypatch):
     """AmpOptimWrapper and ValidTokensHook with an image of each shape in the batch."""
     # The wrapper refuses to start without a GPU, though its autocast runs on CPUs as well.
-    monkeypatch.setattr('mmengine.optim.optimizer.amp_optimizer_wrapper.is_cuda_available',
-                        lambda: True)
+    monkeypatch.setattr(
+        'mmengine.optim.optimizer.amp_optimizer_wrapper.is_cuda_available', lambda: True
+    )
     register_all_modules(init_default_scope=False)
     cfg = Config.fromfile(CONFIGS / 'mini' / 'retinanet_slab-swin_mini_shapes.py')
     torch.manual_seed(0)

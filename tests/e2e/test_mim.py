@@ -1,4 +1,5 @@
 """MIM finds and runs the tools, from another folder, however the project was installed."""
+
 import os
 import shutil
 import subprocess
@@ -9,21 +10,38 @@ from pathlib import Path
 
 import pytest
 
-from slab_det.datasets import make_shapes_dataset
+from slab_det.mm.datasets import make_shapes_dataset
 from slab_det.version import __version__
 
 ROOT = Path(__file__).parents[2]
 CONFIG = 'mask-rcnn_slab-swin_mini_shapes.py'
-PARTS = ('slab_det', 'tools', 'configs', 'requirements', 'setup.py', 'MANIFEST.in', 'README.md', 'LICENSE',
-         'CHANGELOG.md', 'model-index.yml', 'pytest.ini')
+PARTS = (
+    'slab_det',
+    'tools',
+    'configs',
+    'requirements',
+    'setup.py',
+    'MANIFEST.in',
+    'README.md',
+    'LICENSE',
+    'CHANGELOG.md',
+    'model-index.yml',
+    'pytest.ini',
+)
 
 pytestmark = pytest.mark.slow
 
 
 def call(*words, cwd, **environment):
     variables = {key: value for key, value in os.environ.items() if key != 'PYTHONPATH'}
-    done = subprocess.run([*map(str, words)], cwd=cwd, env={**variables, **environment}, capture_output=True,
-                          text=True, check=False)
+    done = subprocess.run(
+        [*map(str, words)],
+        cwd=cwd,
+        env={**variables, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, f'{words}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}'
     return done.stdout
 
@@ -35,7 +53,9 @@ def source(tmp_path_factory):
     copy.mkdir()
     for part in PARTS:
         if (ROOT / part).is_dir():
-            shutil.copytree(ROOT / part, copy / part, ignore=shutil.ignore_patterns('__pycache__', '.mim'))
+            shutil.copytree(
+                ROOT / part, copy / part, ignore=shutil.ignore_patterns('__pycache__', '.mim')
+            )
         else:
             shutil.copy2(ROOT / part, copy / part)
     return copy
@@ -44,8 +64,19 @@ def source(tmp_path_factory):
 @pytest.fixture(scope='module')
 def wheel(source, tmp_path_factory):
     folder = tmp_path_factory.mktemp('wheel')
-    call(sys.executable, '-m', 'pip', 'wheel', '--no-build-isolation', '--no-deps', '--no-index', '-w', folder, source,
-         cwd=folder)
+    call(
+        sys.executable,
+        '-m',
+        'pip',
+        'wheel',
+        '--no-build-isolation',
+        '--no-deps',
+        '--no-index',
+        '-w',
+        folder,
+        source,
+        cwd=folder,
+    )
     return next(folder.glob('slab_det-*.whl'))
 
 
@@ -56,10 +87,24 @@ def install(source, tmp_path):
     def make(*words):
         call(sys.executable, '-m', 'venv', '--without-pip', tmp_path / 'venv', cwd=tmp_path)
         python = tmp_path / 'venv/bin/python'
-        own = call(python, '-c', 'import sysconfig; print(sysconfig.get_path("purelib"))', cwd=tmp_path).strip()
+        own = call(
+            python, '-c', 'import sysconfig; print(sysconfig.get_path("purelib"))', cwd=tmp_path
+        ).strip()
         # Not only the folder's path: setuptools brings distutils to Python 3.12 by a .pth file inside.
-        (Path(own) / 'parent.pth').write_text(f'import site; site.addsitedir({sysconfig.get_path("purelib")!r})\n')
-        call(python, '-m', 'pip', 'install', '--no-build-isolation', '--no-deps', '--no-index', *words, cwd=tmp_path)
+        (Path(own) / 'parent.pth').write_text(
+            f'import site; site.addsitedir({sysconfig.get_path("purelib")!r})\n'
+        )
+        call(
+            python,
+            '-m',
+            'pip',
+            'install',
+            '--no-build-isolation',
+            '--no-deps',
+            '--no-index',
+            *words,
+            cwd=tmp_path,
+        )
         return python
 
     return make
@@ -82,8 +127,19 @@ def test_train_and_test(source, install, elsewhere, editable):
     assert Path(where).is_relative_to(source) == editable
 
     def mim(command, package, *words):
-        return call(python, '-c', 'from mim.cli import cli; cli()', command, package, CONFIG, '--gpus', '0', *words,
-                    cwd=elsewhere, OMP_NUM_THREADS='1')
+        return call(
+            python,
+            '-c',
+            'from mim.cli import cli; cli()',
+            command,
+            package,
+            CONFIG,
+            '--gpus',
+            '0',
+            *words,
+            cwd=elsewhere,
+            OMP_NUM_THREADS='1',
+        )
 
     brief = ['--cfg-options', 'train_cfg.max_epochs=1', 'train_cfg.val_interval=9']
     mim('train', 'slab_det', '--work-dir', 'ours', *brief)
@@ -93,8 +149,22 @@ def test_train_and_test(source, install, elsewhere, editable):
 
     # mmdet's own tools know nothing of our checks, and find our config by its path only.
     config = next((source if editable else Path(where).parent / '.mim').rglob(CONFIG))
-    call(python, '-c', 'from mim.cli import cli; cli()', 'train', 'mmdet', config, '--gpus', '0', '--work-dir', 'theirs',
-         '--resume', *brief, cwd=elsewhere, OMP_NUM_THREADS='1')
+    call(
+        python,
+        '-c',
+        'from mim.cli import cli; cli()',
+        'train',
+        'mmdet',
+        config,
+        '--gpus',
+        '0',
+        '--work-dir',
+        'theirs',
+        '--resume',
+        *brief,
+        cwd=elsewhere,
+        OMP_NUM_THREADS='1',
+    )
     assert (elsewhere / 'theirs/epoch_1.pth').exists()
 
 
@@ -115,26 +185,49 @@ def test_the_wheel_holds_what_mim_needs(wheel):
     assert wheel.name == f'slab_det-{__version__}-py3-none-any.whl'
     names = set(zipfile.ZipFile(wheel).namelist())
     expected = {'slab_det/.mim/model-index.yml'} | {
-        f'slab_det/.mim/{path.relative_to(ROOT)}' for folder in ('tools', 'configs')
-        for path in (ROOT / folder).rglob('*') if path.is_file() and '__pycache__' not in path.parts}
-    expected |= {str(path.relative_to(ROOT)) for path in (ROOT / 'slab_det').rglob('*.py')
-                 if '.mim' not in path.parts}
+        f'slab_det/.mim/{path.relative_to(ROOT)}'
+        for folder in ('tools', 'configs')
+        for path in (ROOT / folder).rglob('*')
+        if path.is_file() and '__pycache__' not in path.parts
+    }
+    expected |= {
+        str(path.relative_to(ROOT))
+        for path in (ROOT / 'slab_det').rglob('*.py')
+        if '.mim' not in path.parts
+    }
     assert expected <= names
-    assert not [name for name in names if name.startswith(('tests', 'tools', 'configs')) or '__pycache__' in name]
+    assert not [
+        name
+        for name in names
+        if name.startswith(('tests', 'tools', 'configs')) or '__pycache__' in name
+    ]
 
 
 def test_a_wheel_built_from_the_sdist_is_the_same(source, wheel, tmp_path):
     copy = shutil.copytree(source, tmp_path / 'project')
     call(sys.executable, 'setup.py', '--quiet', 'sdist', '--dist-dir', tmp_path, cwd=copy)
     sdist = next(tmp_path.glob('*.tar.gz'))
-    call(sys.executable, '-m', 'pip', 'wheel', '--no-build-isolation', '--no-deps', '--no-index', '-w', tmp_path, sdist,
-         cwd=tmp_path)
+    call(
+        sys.executable,
+        '-m',
+        'pip',
+        'wheel',
+        '--no-build-isolation',
+        '--no-deps',
+        '--no-index',
+        '-w',
+        tmp_path,
+        sdist,
+        cwd=tmp_path,
+    )
     from_sdist = zipfile.ZipFile(tmp_path / wheel.name)
     assert set(from_sdist.namelist()) == set(zipfile.ZipFile(wheel).namelist())
 
 
 def test_forks_are_not_shut_out(wheel):
     metadata = zipfile.ZipFile(wheel).read(f'slab_det-{__version__}.dist-info/METADATA').decode()
-    needs = [line.split(': ')[1] for line in metadata.splitlines() if line.startswith('Requires-Dist')]
+    needs = [
+        line.split(': ')[1] for line in metadata.splitlines() if line.startswith('Requires-Dist')
+    ]
     assert any(need.startswith('torch') for need in needs)
     assert not [need for need in needs if need.startswith('mm')]

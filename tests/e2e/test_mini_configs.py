@@ -1,4 +1,5 @@
 """Every mini config trains, evaluates, resumes and re-parameterizes on the built-in data."""
+
 import copy
 from pathlib import Path
 
@@ -8,9 +9,9 @@ from mmdet.utils import register_all_modules
 from mmengine.config import Config
 from mmengine.runner import Runner
 
-from slab_det.datasets import make_shapes_dataset
 from slab_det.deploy import reparameterize
 from slab_det.layers import prepbn_modules
+from slab_det.mm.datasets import make_shapes_dataset
 
 pytestmark = pytest.mark.slow
 
@@ -42,7 +43,9 @@ def shorten(cfg, work_dir, iterations):
 
 
 @pytest.mark.parametrize('path', CONFIGS, ids=[path.stem for path in CONFIGS])
-def test_mini_config_trains_evaluates_resumes_and_reparameterizes(path, data, tmp_path, monkeypatch):
+def test_mini_config_trains_evaluates_resumes_and_reparameterizes(
+    path, data, tmp_path, monkeypatch
+):
     monkeypatch.setenv('SHAPES_ROOT', str(data))
     register_all_modules(init_default_scope=False)
     cfg = Config.fromfile(path)

@@ -1,4 +1,5 @@
 """PRepBN inside the encoder layers of mmdet's DETR family, through their own ``norm_cfg``."""
+
 import copy
 from pathlib import Path
 
@@ -10,9 +11,9 @@ from mmengine.dataset import pseudo_collate
 from mmengine.runner import Runner
 from torch import nn
 
-from slab_det.datasets import make_shapes_dataset
 from slab_det.deploy import reparameterize
 from slab_det.layers import ChannelAffine, PRepBN, convert_norms, prepbn_modules
+from slab_det.mm.datasets import make_shapes_dataset
 
 CLASSES = ('disk', 'box', 'triangle', 'star', 'ring')
 DETECTORS = {
@@ -26,9 +27,14 @@ def small(name, root, norm='PRepBN'):
     configs = Path(mmdet.__file__).parent / '.mim' / 'configs'
     model = Config.fromfile(configs / DETECTORS[name]).model
     model.backbone = dict(
-        type='SLABSwinTransformer', attn_types='LLSS', window_sizes=(40, 20, 10, 5),
+        type='SLABSwinTransformer',
+        attn_types='LLSS',
+        window_sizes=(40, 20, 10, 5),
         arch=dict(embed_dims=16, depths=(1, 1, 1, 1), num_heads=(1, 1, 2, 4)),
-        out_indices=(1, 2, 3), norm_cfg=dict(type=norm), drop_path_rate=0.0)
+        out_indices=(1, 2, 3),
+        norm_cfg=dict(type=norm),
+        drop_path_rate=0.0,
+    )
     model.neck.in_channels = [32, 64, 128]
     model.encoder.num_layers, model.decoder.num_layers = 2, 2
     model.encoder.layer_cfg.norm_cfg = dict(type=norm)
@@ -37,21 +43,40 @@ def small(name, root, norm='PRepBN'):
     if name == 'dino':
         model.dn_cfg.group_cfg.num_dn_queries = 10
     data = dict(
-        type='CocoDataset', data_root=str(root), metainfo=dict(classes=CLASSES),
-        ann_file='annotations/instances_train.json', data_prefix=dict(img='train/'),
-        pipeline=[dict(type='LoadImageFromFile'), dict(type='LoadAnnotations', with_bbox=True),
-                  dict(type='Resize', scale=(96, 80), keep_ratio=True),
-                  dict(type='PackDetInputs', meta_keys=(
-                      'img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor'))])
-    return Config(dict(
-        default_scope='mmdet', work_dir=str(root / 'work'), model=model,
-        train_dataloader=dict(batch_size=2, num_workers=0, dataset=data,
-                              sampler=dict(type='InfiniteSampler', shuffle=False)),
-        train_cfg=dict(type='IterBasedTrainLoop', max_iters=3),
-        optim_wrapper=dict(optimizer=dict(type='AdamW', lr=1e-4), clip_grad=dict(max_norm=0.1)),
-        custom_hooks=[dict(type='PRepBNHook', by_epoch=False, end=2)],
-        default_hooks=dict(logger=None, checkpoint=None), log_level='ERROR',
-        randomness=dict(seed=0)))
+        type='CocoDataset',
+        data_root=str(root),
+        metainfo=dict(classes=CLASSES),
+        ann_file='annotations/instances_train.json',
+        data_prefix=dict(img='train/'),
+        pipeline=[
+            dict(type='LoadImageFromFile'),
+            dict(type='LoadAnnotations', with_bbox=True),
+            dict(type='Resize', scale=(96, 80), keep_ratio=True),
+            dict(
+                type='PackDetInputs',
+                meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor'),
+            ),
+        ],
+    )
+    return Config(
+        dict(
+            default_scope='mmdet',
+            work_dir=str(root / 'work'),
+            model=model,
+            train_dataloader=dict(
+                batch_size=2,
+                num_workers=0,
+                dataset=data,
+                sampler=dict(type='InfiniteSampler', shuffle=False),
+            ),
+            train_cfg=dict(type='IterBasedTrainLoop', max_iters=3),
+            optim_wrapper=dict(optimizer=dict(type='AdamW', lr=1e-4), clip_grad=dict(max_norm=0.1)),
+            custom_hooks=[dict(type='PRepBNHook', by_epoch=False, end=2)],
+            default_hooks=dict(logger=None, checkpoint=None),
+            log_level='ERROR',
+            randomness=dict(seed=0),
+        )
+    )
 
 
 def predict(model, dataset):

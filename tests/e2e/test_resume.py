@@ -1,4 +1,5 @@
 """``tools/train.py``, killed with SIGKILL and resumed, repeats an uninterrupted run."""
+
 import json
 import os
 import signal
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from slab_det.datasets import make_shapes_dataset
+from slab_det.mm.datasets import make_shapes_dataset
 from tests.resumption import assert_same_checkpoint
 
 pytestmark = pytest.mark.slow
@@ -57,14 +58,28 @@ def data(tmp_path_factory):
 
 
 def start(config, work_dir, data, *arguments, modules=ROOT):
-    environment = dict(os.environ, SHAPES_ROOT=str(data), OMP_NUM_THREADS='1',
-                       PYTHONPATH=os.pathsep.join(map(str, (ROOT, modules))))
+    environment = dict(
+        os.environ,
+        SHAPES_ROOT=str(data),
+        OMP_NUM_THREADS='1',
+        PYTHONPATH=os.pathsep.join(map(str, (ROOT, modules))),
+    )
     work_dir.mkdir(exist_ok=True)
     with open(work_dir / 'output.txt', 'a') as output:
         return subprocess.Popen(
-            [sys.executable, str(ROOT / 'tools' / 'train.py'), str(config), '--work-dir',
-             str(work_dir), *arguments], env=environment, stdout=output, stderr=output,
-            start_new_session=True)
+            [
+                sys.executable,
+                str(ROOT / 'tools' / 'train.py'),
+                str(config),
+                '--work-dir',
+                str(work_dir),
+                *arguments,
+            ],
+            env=environment,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
 
 
 def finish(process, work_dir):
@@ -75,8 +90,7 @@ def records(work_dir):
     """The training records of each start of the run, in order, by iteration."""
     runs = []
     for path in sorted(work_dir.glob('*/vis_data/scalars.json')):
-        rows = [json.loads(row) for row in path.read_text().splitlines()
-                if row.endswith('}')]
+        rows = [json.loads(row) for row in path.read_text().splitlines() if row.endswith('}')]
         runs.append({row['iter']: row for row in rows if 'loss' in row})
     return runs
 
@@ -90,48 +104,73 @@ def kill_at(process, work_dir, iteration):
     assert process.wait() == -signal.SIGKILL
 
 
-def write_config(folder, name='config.py', workers=0, train_cfg=EPOCHS, sampler='DefaultSampler',
-                 checkpoint='interval=1'):
+def write_config(
+    folder,
+    name='config.py',
+    workers=0,
+    train_cfg=EPOCHS,
+    sampler='DefaultSampler',
+    checkpoint='interval=1',
+):
     config = folder / name
-    config.write_text(CONFIG.format(
-        mini=ROOT / 'configs' / 'mini' / 'mask-rcnn_slab-swin_mini_shapes.py', workers=workers,
-        train_cfg=train_cfg, sampler=sampler, checkpoint=checkpoint))
+    config.write_text(
+        CONFIG.format(
+            mini=ROOT / 'configs' / 'mini' / 'mask-rcnn_slab-swin_mini_shapes.py',
+            workers=workers,
+            train_cfg=train_cfg,
+            sampler=sampler,
+            checkpoint=checkpoint,
+        )
+    )
     return config
 
 
 def assert_repeats(cut, whole, begun, last):
     """The second start of ``cut`` went on after iteration ``begun``, and from there on as ``whole``, the
     uninterrupted run; ``last`` is the name of the checkpoint at the end."""
-    expected, = records(whole)
+    (expected,) = records(whole)
     _, second = records(cut)
     assert (min(second), max(second), max(expected)) == (begun + 1, 18, 18)
     for iteration, row in second.items():
         for name, value in row.items():
             if 'loss' in name or name in ('lr', 'prepbn_ratio', 'acc', 'epoch'):
                 assert value == pytest.approx(expected[iteration][name], rel=0, abs=1e-6), (
-                    iteration, name)
+                    iteration,
+                    name,
+                )
     assert_same_checkpoint(cut / last, whole / last, tolerance=1e-4)
 
 
-@pytest.mark.parametrize('workers, train_cfg, sampler, checkpoint, killed, done', [
-    (0, EPOCHS, 'DefaultSampler', 'interval=1', 9, 6),
-    (2, EPOCHS, 'DefaultSampler', BY_ITER, 11, 8),
-    (2, ITERS, 'InfiniteSampler', BY_ITER, 11, 8),
-], ids=['epochs-0', 'within-epoch-2', 'iterations-2'])
+@pytest.mark.parametrize(
+    'workers, train_cfg, sampler, checkpoint, killed, done',
+    [
+        (0, EPOCHS, 'DefaultSampler', 'interval=1', 9, 6),
+        (2, EPOCHS, 'DefaultSampler', BY_ITER, 11, 8),
+        (2, ITERS, 'InfiniteSampler', BY_ITER, 11, 8),
+    ],
+    ids=['epochs-0', 'within-epoch-2', 'iterations-2'],
+)
 def test_killed_and_resumed_run_equals_the_uninterrupted_one(
-        tmp_path, data, workers, train_cfg, sampler, checkpoint, killed, done):
-    config = write_config(tmp_path, workers=workers, train_cfg=train_cfg, sampler=sampler, checkpoint=checkpoint)
+    tmp_path, data, workers, train_cfg, sampler, checkpoint, killed, done
+):
+    config = write_config(
+        tmp_path, workers=workers, train_cfg=train_cfg, sampler=sampler, checkpoint=checkpoint
+    )
     whole, cut = tmp_path / 'whole', tmp_path / 'cut'
     finish(start(config, whole, data), whole)
     kill_at(start(config, cut, data), cut, killed)
     # The last checkpoint may be later than `done` if the run went on while the signal came.
-    begun = int(torch.load((cut / 'last_checkpoint').read_text(), weights_only=True)['meta']['iter'])
+    begun = int(
+        torch.load((cut / 'last_checkpoint').read_text(), weights_only=True)['meta']['iter']
+    )
     assert done <= begun < 18
     time.sleep(1)  # the folder of a run is named by the second in which it starts
     finish(start(config, cut, data, '--resume'), cut)
 
     assert killed in records(cut)[0]
-    assert_repeats(cut, whole, begun, 'epoch_3.pth' if checkpoint == 'interval=1' else 'iter_18.pth')
+    assert_repeats(
+        cut, whole, begun, 'epoch_3.pth' if checkpoint == 'interval=1' else 'iter_18.pth'
+    )
 
 
 @pytest.fixture(scope='module')
@@ -142,25 +181,33 @@ def uninterrupted(tmp_path_factory, data):
     return folder / 'run'
 
 
-@pytest.mark.parametrize('death, begun', [
-    # The second checkpoint is that of epoch 2, so the run goes on from the first.
-    ('die_in_checkpoint(2)', 6),
-    ('die_in_validation(2)', 12),
-])
+@pytest.mark.parametrize(
+    'death, begun',
+    [
+        # The second checkpoint is that of epoch 2, so the run goes on from the first.
+        ('die_in_checkpoint(2)', 6),
+        ('die_in_validation(2)', 12),
+    ],
+)
 def test_a_run_killed_while_it_saves_or_validates_repeats_the_uninterrupted_one(
-        tmp_path, data, uninterrupted, death, begun):
+    tmp_path, data, uninterrupted, death, begun
+):
     config, cut = write_config(tmp_path), tmp_path / 'cut'
     # A module that the config imports: the process kills itself at exactly that point.
     (tmp_path / 'dying.py').write_text(f'from tests.resumption import *\n{death}\n')
     dying = tmp_path / 'config_dying.py'
-    dying.write_text("_base_ = './config.py'\ncustom_imports = dict(imports=['slab_det', 'dying'])\n")
+    dying.write_text(
+        "_base_ = './config.py'\ncustom_imports = dict(imports=['slab_det', 'dying'])\n"
+    )
     assert start(dying, cut, data, modules=tmp_path).wait() == -signal.SIGKILL
-    first, = cut.glob('*/vis_data/scalars.json')
+    (first,) = cut.glob('*/vis_data/scalars.json')
     rows = [json.loads(row) for row in first.read_text().splitlines()]
     assert [row['iter'] for row in rows if 'loss' in row] == list(range(1, 13))
     assert [row['step'] for row in rows if 'loss' not in row] == [1]
     part = cut / '.epoch_2.pth.part'
-    assert part.exists() == ('checkpoint' in death) and (cut / 'epoch_2.pth').exists() != part.exists()
+    assert (
+        part.exists() == ('checkpoint' in death) and (cut / 'epoch_2.pth').exists() != part.exists()
+    )
 
     time.sleep(1)  # the folder of a run is named by the second in which it starts
     finish(start(config, cut, data, '--resume'), cut)

@@ -3,8 +3,11 @@ import torch
 import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from slab_det.layers import (WindowLinearAttention, WindowSoftmaxAttention,
-                             simplified_linear_attention)
+from slab_det.layers import (
+    WindowLinearAttention,
+    WindowSoftmaxAttention,
+    simplified_linear_attention,
+)
 from slab_det.layers.attention import relative_position_index
 
 B, H, W, HEADS, D = 2, 3, 5, 2, 4
@@ -29,9 +32,14 @@ def reference(q, k, v, height, width, weight, bias):
         similarity = q[..., part].relu() @ k[..., part].relu().transpose(1, 2)
         attended = similarity @ v[..., part] / (similarity.sum(-1, keepdim=True) + 1e-6)
         padded = F.pad(v[..., part].unflatten(1, (height, width)), (0, 0, 2, 2, 2, 2))
-        convolved = sum(
-            padded[:, dy:dy + height, dx:dx + width] * weight[:, 0, dy, dx]
-            for dy in range(5) for dx in range(5)) + bias
+        convolved = (
+            sum(
+                padded[:, dy : dy + height, dx : dx + width] * weight[:, 0, dy, dx]
+                for dy in range(5)
+                for dx in range(5)
+            )
+            + bias
+        )
         out[..., part] = attended + convolved.flatten(1, 2)
     return out
 
@@ -46,7 +54,8 @@ def test_sla_equals_the_quadratic_formula():
 def test_gradients_of_sla():
     tensors = [t.requires_grad_() for t in inputs(batch=1, tokens=6)]
     assert torch.autograd.gradcheck(
-        lambda q, k, v, w, b: simplified_linear_attention(q, k, v, 2, 3, HEADS, w, b), tensors)
+        lambda q, k, v, w, b: simplified_linear_attention(q, k, v, 2, 3, HEADS, w, b), tensors
+    )
 
 
 def test_zero_queries_are_finite():

@@ -2,7 +2,8 @@ import pytest
 import torch
 from torch import nn
 
-from slab_det.layers import DepthwiseMlp, ReducedLinearAttention, bands as module
+from slab_det.layers import DepthwiseMlp, ReducedLinearAttention
+from slab_det.layers import bands as module
 from slab_det.layers.bands import bands, runs_in_bands
 
 
@@ -11,8 +12,9 @@ def test_bands_cover_the_map_once_and_have_the_rows_around_them(height, width, h
     rows = 0
     for band in bands(height, width, halo):
         assert band.tokens == slice(rows * width, (rows + band.rows) * width)
-        assert band.around == slice(max(0, rows - halo) * width,
-                                    min(height, rows + band.rows + halo) * width)
+        assert band.around == slice(
+            max(0, rows - halo) * width, min(height, rows + band.rows + halo) * width
+        )
         assert band.skipped == min(rows, halo)
         rows += band.rows
     assert rows == height
@@ -32,10 +34,14 @@ def settled(layer):
 
 
 @pytest.mark.parametrize('height, width', [(1, 1), (5, 6), (19, 7), (40, 3)])
-@pytest.mark.parametrize('layer', [
-    lambda: ReducedLinearAttention(16, 4, 1, nn.LayerNorm, grid=(6, 5)),
-    lambda: DepthwiseMlp(16, 24),
-], ids=['attention', 'feed-forward'])
+@pytest.mark.parametrize(
+    'layer',
+    [
+        lambda: ReducedLinearAttention(16, 4, 1, nn.LayerNorm, grid=(6, 5)),
+        lambda: DepthwiseMlp(16, 24),
+    ],
+    ids=['attention', 'feed-forward'],
+)
 def test_bands_compute_what_the_whole_map_does(narrow, layer, height, width):
     layer, norm = settled(layer()), settled(nn.LayerNorm(16))
     tokens = torch.randn(2, height * width, 16, dtype=torch.float64)

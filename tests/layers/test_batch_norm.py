@@ -1,4 +1,5 @@
 """Two processes on gloo must compute what one process computes on the joint batch."""
+
 import pytest
 import torch
 import torch.distributed as dist
@@ -10,14 +11,25 @@ C = 5
 SIZES = (3, 8)  # tokens per process differ: images of a batch may too
 #: Rows that count, by process: all of one and some of the other; where a process has one or none it
 #: takes part in the sums all the same.
-VALID = [(None, torch.tensor([0, 2, 3, 7])), (torch.tensor([1]), torch.tensor([4, 6])),
-         (torch.tensor([], dtype=torch.long), None), (torch.tensor([1]), torch.tensor([3]))]
+VALID = [
+    (None, torch.tensor([0, 2, 3, 7])),
+    (torch.tensor([1]), torch.tensor([4, 6])),
+    (torch.tensor([], dtype=torch.long), None),
+    (torch.tensor([1]), torch.tensor([3])),
+]
 #: One token of both processes together, or none.
-TOO_FEW = [(torch.tensor([2]), torch.tensor([], dtype=torch.long)), (torch.tensor([], dtype=torch.long), ) * 2]
+TOO_FEW = [
+    (torch.tensor([2]), torch.tensor([], dtype=torch.long)),
+    (torch.tensor([], dtype=torch.long),) * 2,
+]
 
 
 def joint_batch():
-    return torch.randn(sum(SIZES), C, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 3 + 50
+    return (
+        torch.randn(sum(SIZES), C, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        * 3
+        + 50
+    )
 
 
 def build(ratio):
@@ -39,7 +51,9 @@ def work(rank, ratio):
     loss_of(out, rows).backward()
     gradients = {}
     for name, parameter in norm.named_parameters():
-        assert parameter.grad is not None, f'{name} got no gradient: distributed training would hang'
+        assert parameter.grad is not None, (
+            f'{name} got no gradient: distributed training would hang'
+        )
         dist.all_reduce(parameter.grad)
         gradients[name] = parameter.grad
     return dict(out=out.detach(), x_grad=x.grad, gradients=gradients, state=norm.state_dict())
@@ -76,7 +90,9 @@ def work_on_rows(rank):
         loss_of(out, rows).backward()
         fed = TokenBatchNorm(C).double()
         fed.update_statistics(x, valid[rank])
-        results.append(dict(out=out.detach(), x_grad=x.grad, state=bn.state_dict(), fed=fed.running_mean))
+        results.append(
+            dict(out=out.detach(), x_grad=x.grad, state=bn.state_dict(), fed=fed.running_mean)
+        )
     return results
 
 
@@ -89,7 +105,9 @@ def on_rows():
 @pytest.mark.parametrize('number', range(len(VALID)))
 def test_two_processes_count_the_rows_of_both(on_rows, number):
     parts = [results[number] for results in on_rows]
-    first, second = (torch.arange(size) if rows is None else rows for rows, size in zip(VALID[number], SIZES))
+    first, second = (
+        torch.arange(size) if rows is None else rows for rows, size in zip(VALID[number], SIZES)
+    )
     counted = torch.cat([first, SIZES[0] + second])
     x = joint_batch().requires_grad_()
     mean, var = x[counted].mean(0), x[counted].var(0, correction=0)
@@ -99,8 +117,12 @@ def test_two_processes_count_the_rows_of_both(on_rows, number):
     torch.testing.assert_close(torch.cat([part['out'] for part in parts]), out.detach(), **close)
     torch.testing.assert_close(torch.cat([part['x_grad'] for part in parts]), x.grad, **close)
     for part in parts:
-        torch.testing.assert_close(part['state']['running_mean'], 0.9 * 40 + 0.1 * mean.detach(), **close)
-        torch.testing.assert_close(part['state']['running_var'], 0.9 + 0.1 * x.detach()[counted].var(0), **close)
+        torch.testing.assert_close(
+            part['state']['running_mean'], 0.9 * 40 + 0.1 * mean.detach(), **close
+        )
+        torch.testing.assert_close(
+            part['state']['running_var'], 0.9 + 0.1 * x.detach()[counted].var(0), **close
+        )
         torch.testing.assert_close(part['fed'], 0.1 * mean.detach(), **close)
 
 
@@ -110,12 +132,14 @@ def test_a_single_token_of_two_processes_uses_the_running_statistics(on_rows, nu
     """As on one process: it has no variance, and NaN would stay in the statistics for ever."""
     parts = [results[len(VALID) + number] for results in on_rows]
     x = joint_batch().requires_grad_()
-    out = (x - 40) / (1 + 1e-5)**0.5
+    out = (x - 40) / (1 + 1e-5) ** 0.5
     loss_of(out, slice(None)).backward()
     torch.testing.assert_close(torch.cat([part['out'] for part in parts]), out.detach())
     torch.testing.assert_close(torch.cat([part['x_grad'] for part in parts]), x.grad)
     for part in parts:
-        assert torch.equal(part['state']['running_mean'], torch.full((C, ), 40.0, dtype=torch.float64))
+        assert torch.equal(
+            part['state']['running_mean'], torch.full((C,), 40.0, dtype=torch.float64)
+        )
         assert torch.equal(part['state']['running_var'], torch.ones(C, dtype=torch.float64))
         assert not part['fed'].any()
 

@@ -10,7 +10,6 @@ from slab_det.layers import PRepBN, RepBN, convert_norms, set_ratio
 
 
 class Block(nn.Module):
-
     def __init__(self, channels=6):
         super().__init__()
         self.norm1 = nn.LayerNorm(channels, eps=1e-6)
@@ -67,11 +66,14 @@ def test_after_the_schedule_the_network_folds_to_the_same_output():
     torch.testing.assert_close(deployed(x), model(x), rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize('where, expected', [
-    ('norm1$', {'0.norm1', '1.norm1'}),
-    (r'^1\.norms', {'1.norms.0', '1.norms.1'}),
-    (lambda name: name.startswith('0') and name.endswith('free'), {'0.free'}),
-])
+@pytest.mark.parametrize(
+    'where, expected',
+    [
+        ('norm1$', {'0.norm1', '1.norm1'}),
+        (r'^1\.norms', {'1.norms.0', '1.norms.1'}),
+        (lambda name: name.startswith('0') and name.endswith('free'), {'0.free'}),
+    ],
+)
 def test_where_chooses_by_name(where, expected):
     model = random_model()
     assert convert_norms(model, where=where) == len(expected)
@@ -95,11 +97,14 @@ def test_a_norm_of_two_names_stays_one():
     assert model[0].norm1 is model[1].norm1 and isinstance(model[0].norm1, PRepBN)
 
 
-@pytest.mark.parametrize('from_, to, ratio, new_type', [
-    ('PRepBN', 'LN', 1.0, nn.LayerNorm),
-    ('PRepBN', 'RepBN', 0.0, RepBN),
-    ('RepBN', 'PRepBN', None, PRepBN),
-])
+@pytest.mark.parametrize(
+    'from_, to, ratio, new_type',
+    [
+        ('PRepBN', 'LN', 1.0, nn.LayerNorm),
+        ('PRepBN', 'RepBN', 0.0, RepBN),
+        ('RepBN', 'PRepBN', None, PRepBN),
+    ],
+)
 def test_other_conversions_keep_the_output(from_, to, ratio, new_type):
     norm = dict(PRepBN=PRepBN, RepBN=RepBN)[from_]
     model = random_model(nn.Linear(6, 6), norm(6), nn.Linear(6, 6), norm(6, momentum=0.2))
@@ -126,20 +131,23 @@ def blend():
     return model
 
 
-@pytest.mark.parametrize('model, options, words', [
-    (Block(), dict(to='BN'), "to='BN' is no norm"),
-    (Block(), dict(from_='GN'), "from_='GN' is no norm"),
-    (Block(), dict(to='RepBN'), 'the output would change'),
-    (Block(), dict(where='neck'), "Block has no LN whose name fits where='neck'"),
-    (Block(), dict(where='('), 'no regular expression'),
-    (Block(), dict(where=3), 'where=3 is no regular expression'),
-    (nn.LayerNorm(6), {}, 'model is itself a LayerNorm'),
-    (nn.Sequential(nn.LayerNorm(6), LayerNorm2d(6)), {}, '1 is a LayerNorm2d'),
-    (nn.Sequential(nn.LayerNorm(6), nn.LayerNorm((4, 6))), {}, r'dimensions \(4, 6\)'),
-    (nn.TransformerEncoderLayer(8, 2), {}, 'norm1 belongs to torch.nn.TransformerEncoderLayer'),
-    (blend(), dict(from_='PRepBN', to='LN'), '1: the ratio is 0.5, not 1'),
-    (blend(), dict(from_='PRepBN', to='RepBN'), '1: the ratio is 0.5, not 0'),
-])
+@pytest.mark.parametrize(
+    'model, options, words',
+    [
+        (Block(), dict(to='BN'), "to='BN' is no norm"),
+        (Block(), dict(from_='GN'), "from_='GN' is no norm"),
+        (Block(), dict(to='RepBN'), 'the output would change'),
+        (Block(), dict(where='neck'), "Block has no LN whose name fits where='neck'"),
+        (Block(), dict(where='('), 'no regular expression'),
+        (Block(), dict(where=3), 'where=3 is no regular expression'),
+        (nn.LayerNorm(6), {}, 'model is itself a LayerNorm'),
+        (nn.Sequential(nn.LayerNorm(6), LayerNorm2d(6)), {}, '1 is a LayerNorm2d'),
+        (nn.Sequential(nn.LayerNorm(6), nn.LayerNorm((4, 6))), {}, r'dimensions \(4, 6\)'),
+        (nn.TransformerEncoderLayer(8, 2), {}, 'norm1 belongs to torch.nn.TransformerEncoderLayer'),
+        (blend(), dict(from_='PRepBN', to='LN'), '1: the ratio is 0.5, not 1'),
+        (blend(), dict(from_='PRepBN', to='RepBN'), '1: the ratio is 0.5, not 0'),
+    ],
+)
 def test_what_cannot_be_converted_is_named_and_left_as_it_was(model, options, words):
     before = [type(module) for module in copy.deepcopy(model).modules()]
     with pytest.raises(ValueError, match=words):

@@ -7,8 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from slab_det.layers import (ChannelAffine, PRepBN, RepBN, make_norm_layer, prepbn_modules,
-                             set_ratio)
+from slab_det.layers import ChannelAffine, PRepBN, RepBN, make_norm_layer, prepbn_modules, set_ratio
 
 C = 6
 
@@ -25,20 +24,22 @@ def randomize(norm, seed=0):
 
 
 def tokens(*shape, dtype=torch.float64, seed=1):
-    return torch.randn(*shape, C, generator=torch.Generator().manual_seed(seed), dtype=dtype) * 2 + 1
+    return (
+        torch.randn(*shape, C, generator=torch.Generator().manual_seed(seed), dtype=dtype) * 2 + 1
+    )
 
 
 def batch_norm_reference(x, bn, training):
     """BatchNorm by its formula over all leading dimensions, biased variance."""
     rows = x.reshape(-1, C)
     mean = rows.mean(0) if training else bn.running_mean
-    var = ((rows - mean)**2).mean(0) if training else bn.running_var
+    var = ((rows - mean) ** 2).mean(0) if training else bn.running_var
     return (x - mean) / (var + 1e-5).sqrt() * bn.weight + bn.bias
 
 
 def layer_norm_reference(x, ln):
     mean = x.mean(-1, keepdim=True)
-    var = ((x - mean)**2).mean(-1, keepdim=True)
+    var = ((x - mean) ** 2).mean(-1, keepdim=True)
     return (x - mean) / (var + ln.eps).sqrt() * ln.weight + ln.bias
 
 
@@ -105,12 +106,18 @@ def test_gradients_of_prepbn(training, ratio):
     def run(x, *parameters):
         return torch.func.functional_call(norm, dict(zip(names, parameters)), (x,))
 
-    inputs = [tokens(2, 3).requires_grad_(), *(p.detach().clone().requires_grad_() for p in norm.parameters())]
+    inputs = [
+        tokens(2, 3).requires_grad_(),
+        *(p.detach().clone().requires_grad_() for p in norm.parameters()),
+    ]
     assert torch.autograd.gradcheck(run, inputs)
 
 
-@pytest.mark.parametrize('frozen', [lambda norm: norm.eval(), lambda norm: norm.repbn.bn.eval()],
-                         ids=['evaluation', 'norm_eval'])
+@pytest.mark.parametrize(
+    'frozen',
+    [lambda norm: norm.eval(), lambda norm: norm.repbn.bn.eval()],
+    ids=['evaluation', 'norm_eval'],
+)
 @pytest.mark.parametrize('ratio', [0.0, 0.5, 1.0])
 def test_frozen_statistics_stay_at_every_ratio(ratio, frozen):
     norm = randomize(PRepBN(C))
@@ -167,8 +174,12 @@ def test_autocast_at_ratio_one_is_layer_norm_under_autocast():
         assert torch.equal(norm(x), norm.ln(x))
     # The statistics are float32 sums over the tokens, closer than bfloat16 with its 8 bits can be.
     rows = x.double().flatten(0, -2)
-    torch.testing.assert_close(norm.repbn.bn.running_mean.double(), 0.1 * rows.mean(0), rtol=1e-5, atol=0)
-    torch.testing.assert_close(norm.repbn.bn.running_var.double(), 0.9 + 0.1 * rows.var(0), rtol=1e-5, atol=0)
+    torch.testing.assert_close(
+        norm.repbn.bn.running_mean.double(), 0.1 * rows.mean(0), rtol=1e-5, atol=0
+    )
+    torch.testing.assert_close(
+        norm.repbn.bn.running_var.double(), 0.9 + 0.1 * rows.var(0), rtol=1e-5, atol=0
+    )
 
 
 @pytest.mark.parametrize('use_reentrant', [True, False])
@@ -209,9 +220,12 @@ def test_set_ratio_reaches_every_norm_of_a_model():
 def published_prepbn(iteration=0, total=1000):
     source = randomize(PRepBN(C), seed=5)
     entries = {
-        'norm1.weight': source.ln.weight, 'norm1.bias': source.ln.bias,
-        'norm2.alpha': source.repbn.eta, 'iter': torch.tensor(iteration),
-        'total_step': torch.tensor(total), 'warm': torch.tensor(0),
+        'norm1.weight': source.ln.weight,
+        'norm1.bias': source.ln.bias,
+        'norm2.alpha': source.repbn.eta,
+        'iter': torch.tensor(iteration),
+        'total_step': torch.tensor(total),
+        'warm': torch.tensor(0),
         **{f'norm2.bn.{k}': v for k, v in source.repbn.bn.state_dict().items()},
     }
     source.set_ratio(iteration / total)
@@ -294,7 +308,6 @@ def _with_neck(norm):
     """A norm of tokens, and BatchNorm of maps behind it as a neck has it."""
 
     class Network(nn.Module):
-
         def __init__(self):
             super().__init__()
             self.norm = norm
@@ -308,8 +321,11 @@ def _with_neck(norm):
 
 def _converters():
     from mmengine.model import convert_sync_batchnorm
-    return {'torch': nn.SyncBatchNorm.convert_sync_batchnorm,
-            'mmengine': lambda model: convert_sync_batchnorm(model, 'torch')}
+
+    return {
+        'torch': nn.SyncBatchNorm.convert_sync_batchnorm,
+        'mmengine': lambda model: convert_sync_batchnorm(model, 'torch'),
+    }
 
 
 @pytest.mark.parametrize('converter', ['torch', 'mmengine'])
@@ -324,7 +340,9 @@ def test_conversion_to_sync_batch_norm_leaves_the_norm_as_it_is(ratio, converter
     assert model.norm.state_dict().keys() == expected.state_dict().keys()
     for training in (True, False):
         x = tokens(2, 4, 3, dtype=torch.float32)
-        torch.testing.assert_close(model.norm.train(training)(x), expected.train(training)(x), rtol=0, atol=0)
+        torch.testing.assert_close(
+            model.norm.train(training)(x), expected.train(training)(x), rtol=0, atol=0
+        )
     for name, value in expected.state_dict().items():
         torch.testing.assert_close(model.norm.state_dict()[name], value, rtol=0, atol=0)
 

@@ -4,9 +4,15 @@ from mmdet.registry import MODELS
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-import slab_det  # noqa: F401
-from slab_det.layers import (PRepBN, RepBN, TokenBatchNorm, ValidTokens, set_ratio,
-                             set_valid_tokens, valid_tokens)
+from slab_det.layers import (
+    PRepBN,
+    RepBN,
+    TokenBatchNorm,
+    ValidTokens,
+    set_ratio,
+    set_valid_tokens,
+    valid_tokens,
+)
 from tests import tiny_backbones
 
 C = 5
@@ -33,17 +39,24 @@ def double(norm, ratio=0.5):
 def batch(stride=4, seed=0, channels=C):
     """Tokens of 3 images; those of padding are far away from the others."""
     height, width = (side // stride for side in PADDED)
-    x = torch.randn(3, height, width, channels, generator=torch.Generator().manual_seed(seed),
-                    dtype=torch.float64)
+    x = torch.randn(
+        3,
+        height,
+        width,
+        channels,
+        generator=torch.Generator().manual_seed(seed),
+        dtype=torch.float64,
+    )
     inside = torch.zeros(3, height, width, dtype=torch.bool)
     for mask, (h, w) in zip(inside, SIZES):
-        mask[:-(-h // stride), :-(-w // stride)] = True
+        mask[: -(-h // stride), : -(-w // stride)] = True
     x[~inside] += 100
     return x, inside
 
 
 def by_formula(norm, x, inside):
     """BatchNorm, RepBN and PRepBN as written in the paper, from the tokens inside."""
+
     def repbn(module):
         part = x[inside]
         mean, var = part.mean(0), part.var(0, correction=0)
@@ -57,8 +70,11 @@ def by_formula(norm, x, inside):
 
 
 @pytest.mark.parametrize('as_map', [True, False])
-@pytest.mark.parametrize('norm', [double(RepBN(C)), double(PRepBN(C), 0.5), double(PRepBN(C), 0.0)],
-                         ids=['RepBN', 'PRepBN', 'PRepBN at 0'])
+@pytest.mark.parametrize(
+    'norm',
+    [double(RepBN(C)), double(PRepBN(C), 0.5), double(PRepBN(C), 0.0)],
+    ids=['RepBN', 'PRepBN', 'PRepBN at 0'],
+)
 def test_statistics_and_gradients_are_those_of_the_images(norm, as_map):
     x, inside = batch()
     x.requires_grad_()
@@ -70,8 +86,10 @@ def test_statistics_and_gradients_are_those_of_the_images(norm, as_map):
     torch.testing.assert_close(out, expected)
     weight = torch.randn(out.shape, generator=torch.Generator().manual_seed(1), dtype=out.dtype)
     inputs = [x, *norm.parameters()]
-    grads = [torch.autograd.grad((value * weight).sum(), inputs, materialize_grads=True)
-             for value in (out, expected)]
+    grads = [
+        torch.autograd.grad((value * weight).sum(), inputs, materialize_grads=True)
+        for value in (out, expected)
+    ]
     torch.testing.assert_close(*grads)
     part = x.detach()[inside]
     torch.testing.assert_close(bn.running_mean, 0.1 * part.mean(0))
@@ -146,16 +164,18 @@ def test_mean_far_from_zero_in_half_precision():
     assert out.dtype == torch.float32
     part = x.bfloat16().double()[inside]
     torch.testing.assert_close(norm.repbn.bn.running_mean.double(), 0.1 * part.mean(0))
-    torch.testing.assert_close(norm.repbn.bn.running_var.double(), 0.9 + 0.1 * part.var(0),
-                               rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        norm.repbn.bn.running_var.double(), 0.9 + 0.1 * part.var(0), rtol=1e-4, atol=1e-4
+    )
 
 
 def test_checkpointed_norm_counts_the_same_tokens_again_and_once():
     x, inside = batch()
     norms = [double(PRepBN(C)) for _ in range(2)]
     grads = []
-    for norm, run in zip(norms, (lambda f, t: f(t),
-                                 lambda f, t: checkpoint(f, t, use_reentrant=False))):
+    for norm, run in zip(
+        norms, (lambda f, t: f(t), lambda f, t: checkpoint(f, t, use_reentrant=False))
+    ):
         x = x.detach().requires_grad_()
         with valid_tokens(SIZES, PADDED):
             run(norm, x).square().sum().backward()
@@ -186,8 +206,8 @@ def test_every_norm_of_a_backbone_counts_the_tokens_of_the_images_alone(family, 
     def note(name):
         def hook(module, args, kwargs):
             rows = kwargs.get('rows')
-            counts.setdefault(name, []).append(
-                args[0].shape[0] if rows is None else rows.numel())
+            counts.setdefault(name, []).append(args[0].shape[0] if rows is None else rows.numel())
+
         return hook
 
     for name, module in backbone.named_modules():
@@ -204,16 +224,26 @@ def test_every_norm_of_a_backbone_counts_the_tokens_of_the_images_alone(family, 
 @pytest.mark.parametrize('with_cp', [False, True])
 def test_mmdets_swin_counts_the_tokens_of_the_images(with_cp):
     """No layer of it says which maps it makes; they follow from the size of the batch."""
-    backbone = MODELS.build(dict(
-        type='SwinTransformer', embed_dims=8, depths=(2, 1), num_heads=(1, 2), strides=(4, 2),
-        window_size=7, out_indices=(0, 1), with_cp=with_cp, norm_cfg=dict(type='RepBN')))
+    backbone = MODELS.build(
+        dict(
+            type='SwinTransformer',
+            embed_dims=8,
+            depths=(2, 1),
+            num_heads=(1, 2),
+            strides=(4, 2),
+            window_size=7,
+            out_indices=(0, 1),
+            with_cp=with_cp,
+            norm_cfg=dict(type='RepBN'),
+        )
+    )
     backbone.train()
     counts = []
     for module in backbone.modules():
         if isinstance(module, TokenBatchNorm):
             module.register_forward_pre_hook(
-                lambda module, args, kwargs: counts.append(kwargs['rows'].numel()),
-                with_kwargs=True)
+                lambda module, args, kwargs: counts.append(kwargs['rows'].numel()), with_kwargs=True
+            )
     sizes = [(96, 70), (65, 128)]
     with valid_tokens(sizes, (96, 128)):
         sum(out.square().mean() for out in backbone(torch.randn(2, 3, 96, 128))).backward()
@@ -243,11 +273,17 @@ def test_padding_has_no_say_in_a_network_whose_tokens_keep_apart():
         torch.testing.assert_close(state[name], value, msg=name)
 
 
-@pytest.mark.parametrize('shape', [(2, 96, C), (3, 95, C), (3, 7, 12, C), (96, C), (3, 1, 8, 12, C)])
+@pytest.mark.parametrize(
+    'shape', [(2, 96, C), (3, 95, C), (3, 7, 12, C), (96, C), (3, 1, 8, 12, C)]
+)
 def test_tokens_that_are_no_map_of_the_batch_are_refused(shape):
     norm = double(RepBN(C))
-    with valid_tokens(SIZES, PADDED), pytest.raises(
-            ValueError, match='no map of a batch of 3 images padded to .32, 48.*pad_size_divisor=32'):
+    with (
+        valid_tokens(SIZES, PADDED),
+        pytest.raises(
+            ValueError, match='no map of a batch of 3 images padded to .32, 48.*pad_size_divisor=32'
+        ),
+    ):
         norm(torch.randn(shape, dtype=torch.float64))
 
 

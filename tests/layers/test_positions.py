@@ -47,7 +47,6 @@ def test_square_grid():
 
 
 class Positions(GridCache):
-
     def __init__(self):
         super().__init__()
         self.grid = nn.Parameter(torch.randn(1, 12, 2))

@@ -3,8 +3,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from slab_det.layers import (ConvPatchEmbed, DepthwiseMlp, ReducedLinearAttention,
-                             ReducedSoftmaxAttention, fold_norm_into_conv)
+from slab_det.layers import (
+    ConvPatchEmbed,
+    DepthwiseMlp,
+    ReducedLinearAttention,
+    ReducedSoftmaxAttention,
+    fold_norm_into_conv,
+)
 from slab_det.layers.norms import RepBN
 from tests.networks import settle
 
@@ -24,8 +29,10 @@ def reduced(attn, x, height, width):
         return attn.kv(x).chunk(2, -1)
     grid = x.view(x.shape[0], height, width, -1)
     patches = [
-        torch.einsum('brsc,ocrs->bo', grid[:, i:i + ratio, j:j + ratio], attn.sr.weight) + attn.sr.bias
-        for i in range(0, height - ratio + 1, ratio) for j in range(0, width - ratio + 1, ratio)
+        torch.einsum('brsc,ocrs->bo', grid[:, i : i + ratio, j : j + ratio], attn.sr.weight)
+        + attn.sr.bias
+        for i in range(0, height - ratio + 1, ratio)
+        for j in range(0, width - ratio + 1, ratio)
     ]
     return attn.kv(attn.norm(torch.stack(patches, 1))).chunk(2, -1)
 
@@ -55,7 +62,9 @@ def test_linear_attention_with_reduced_keys_head_by_head(ratio, height, width):
     k = k + grid.flatten(2).transpose(1, 2)
     # Values at every place of the flattened sequence, pixel centres aligned.
     tokens, places = height * width, v.shape[1]
-    at = ((torch.arange(tokens, dtype=torch.float64) + 0.5) * places / tokens - 0.5).clamp(0, places - 1)
+    at = ((torch.arange(tokens, dtype=torch.float64) + 0.5) * places / tokens - 0.5).clamp(
+        0, places - 1
+    )
     low = at.floor().long()
     high = (low + 1).clamp(max=places - 1)
     part = (at - low)[:, None]

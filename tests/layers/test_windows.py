@@ -1,11 +1,24 @@
 import pytest
 import torch
 
-from slab_det.layers import (effective_shift, shift_mask, window_layout, window_merge,
-                             window_partition)
+from slab_det.layers import (
+    effective_shift,
+    shift_mask,
+    window_layout,
+    window_merge,
+    window_partition,
+)
 
 CPU = torch.device('cpu')
-CASES = [(8, 12, 4, 0), (8, 12, 4, 2), (7, 10, 4, 2), (3, 9, 4, 2), (2, 3, 4, 0), (5, 5, 3, 1), (1, 1, 7, 0)]
+CASES = [
+    (8, 12, 4, 0),
+    (8, 12, 4, 2),
+    (7, 10, 4, 2),
+    (3, 9, 4, 2),
+    (2, 3, 4, 0),
+    (5, 5, 3, 1),
+    (1, 1, 7, 0),
+]
 
 
 def cut_token_by_token(x, height, width, window, shift):
@@ -40,7 +53,9 @@ def test_padded_rows_are_named(height, width, window, shift):
     layout = window_layout(2, height, width, window, shift, CPU)
     ones = cut_token_by_token(torch.ones(2, height * width, 1), height, width, window, shift)
     padded = (ones.flatten() == 0).nonzero().flatten()
-    assert torch.equal(torch.empty(0, dtype=torch.long) if layout.padded is None else layout.padded, padded)
+    assert torch.equal(
+        torch.empty(0, dtype=torch.long) if layout.padded is None else layout.padded, padded
+    )
 
 
 @pytest.mark.parametrize('height, width, window, shift', CASES[:4])
@@ -52,7 +67,9 @@ def test_gradients_move_back_with_the_tokens(height, width, window, shift):
     assert torch.autograd.gradcheck(lambda t: window_merge(t, layout, 2), windows)
 
 
-@pytest.mark.parametrize('height, width, window, shift', [(8, 12, 4, 2), (7, 10, 4, 2), (3, 9, 4, 2), (5, 5, 3, 1)])
+@pytest.mark.parametrize(
+    'height, width, window, shift', [(8, 12, 4, 2), (7, 10, 4, 2), (3, 9, 4, 2), (5, 5, 3, 1)]
+)
 def test_mask_separates_what_only_the_roll_brought_together(height, width, window, shift):
     mask = shift_mask(height, width, window, shift, CPU)
     rows, cols = -(-height // window), -(-width // window)
@@ -62,9 +79,13 @@ def test_mask_separates_what_only_the_roll_brought_together(height, width, windo
         for p in range(window**2):
             for q in range(window**2):
                 # Two tokens belong together unless exactly one of them was rolled over an edge.
-                wrapped = [[(base * window + offset + shift) >= size * window
-                            for base, offset, size in ((i, t // window, rows), (j, t % window, cols))]
-                           for t in (p, q)]
+                wrapped = [
+                    [
+                        (base * window + offset + shift) >= size * window
+                        for base, offset, size in ((i, t // window, rows), (j, t % window, cols))
+                    ]
+                    for t in (p, q)
+                ]
                 assert mask[number, p, q] == (0 if wrapped[0] == wrapped[1] else -100)
 
 

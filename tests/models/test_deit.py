@@ -15,7 +15,9 @@ from tests.networks import settle
 SMALL = dict(embed_dim=16, depth=2, num_heads=2, num_classes=5, img_size=32, patch_size=8)
 
 
-@pytest.mark.parametrize('arch, dim, heads', [('tiny', 192, 3), ('small', 384, 6), ('base', 768, 12)])
+@pytest.mark.parametrize(
+    'arch, dim, heads', [('tiny', 192, 3), ('small', 384, 6), ('base', 768, 12)]
+)
 @pytest.mark.parametrize('pattern, linear', [('slab_deit_{}', True), ('deit_{}_prepbn', False)])
 def test_registered_sizes(arch, dim, heads, pattern, linear):
     with torch.device('meta'):
@@ -111,12 +113,15 @@ def test_reparameterized_network_is_exact_at_any_size(kind, size):
 def test_features_only_returns_the_last_block_after_the_closing_norm():
     torch.manual_seed(0)
     whole = settle(timm.create_model('deit_tiny_prepbn', embed_dim=16, depth=3, num_heads=2))
-    model = timm.create_model('deit_tiny_prepbn', features_only=True, embed_dim=16, depth=3, num_heads=2)
+    model = timm.create_model(
+        'deit_tiny_prepbn', features_only=True, embed_dim=16, depth=3, num_heads=2
+    )
     assert model.feature_info.channels() == [16] and model.feature_info.reduction() == [16]
     model.model.load_state_dict(
-        {k: v for k, v in whole.state_dict().items() if not k.startswith('head.')})
+        {k: v for k, v in whole.state_dict().items() if not k.startswith('head.')}
+    )
     x = torch.randn(2, 3, 64, 96)
-    features, = model.eval()(x)
+    (features,) = model.eval()(x)
     expected = whole.forward_features(x)[:, 1:].transpose(1, 2).reshape(2, 16, 4, 6)
     torch.testing.assert_close(features, expected)
 
@@ -129,7 +134,7 @@ def test_intermediate_blocks_are_raw_and_the_closing_norm_goes_with_the_last_blo
     first = copy.deepcopy(model)
     assert first.prune_intermediate_layers([0], prune_norm=False) == [0]
     assert isinstance(first.norm, torch.nn.Identity) and len(first.blocks) == 1
-    early, = first.forward_intermediates(x, output_fmt='NHWC', intermediates_only=True)
+    (early,) = first.forward_intermediates(x, output_fmt='NHWC', intermediates_only=True)
     torch.testing.assert_close(early, maps[0])
     both = copy.deepcopy(model)
     both.prune_intermediate_layers(2, prune_norm=True)
@@ -147,20 +152,33 @@ def test_classifier_is_replaced():
     torch.testing.assert_close(model(x), model.forward_features(x))
 
 
-@pytest.mark.parametrize('kind, extra', [
-    ('L', {'blocks.0.attn.positional_encoding', 'blocks.1.attn.positional_encoding'}),
-    ('S', {'cls_token'})])
+@pytest.mark.parametrize(
+    'kind, extra',
+    [
+        ('L', {'blocks.0.attn.positional_encoding', 'blocks.1.attn.positional_encoding'}),
+        ('S', {'cls_token'}),
+    ],
+)
 def test_no_weight_decay_names_tokens_and_positions(kind, extra):
     assert VisionTransformer(attn_types=kind, **SMALL).no_weight_decay() == {'pos_embed'} | extra
 
 
-@pytest.mark.parametrize('arguments, message', [
-    (dict(attn_types='LLSS'), "attn_types must be 'L' .linear. or 'S' .softmax.*but got 'LLSS'"),
-    (dict(num_heads=3), 'num_heads=3 does not divide embed_dim=16'),
-    (dict(img_size=30), 'patch_size=8 does not divide img_size=30'),
-    (dict(attn_types='L', global_pool='token'), "global_pool must be one of 'avg', '' here, but got 'token'"),
-    (dict(norm_layer='GN'), "norm type must be one of .* but got 'GN'"),
-])
+@pytest.mark.parametrize(
+    'arguments, message',
+    [
+        (
+            dict(attn_types='LLSS'),
+            "attn_types must be 'L' .linear. or 'S' .softmax.*but got 'LLSS'",
+        ),
+        (dict(num_heads=3), 'num_heads=3 does not divide embed_dim=16'),
+        (dict(img_size=30), 'patch_size=8 does not divide img_size=30'),
+        (
+            dict(attn_types='L', global_pool='token'),
+            "global_pool must be one of 'avg', '' here, but got 'token'",
+        ),
+        (dict(norm_layer='GN'), "norm type must be one of .* but got 'GN'"),
+    ],
+)
 def test_arguments_that_do_not_fit_are_named(arguments, message):
     with pytest.raises(ValueError, match=message):
         VisionTransformer(**{**SMALL, **arguments})

@@ -1,4 +1,5 @@
 """What holds for every family: the published outputs, and that checkpointing changes nothing."""
+
 import copy
 
 import pytest
@@ -6,8 +7,13 @@ import timm
 import torch
 
 from slab_det.layers import prepbn_modules, set_ratio
-from slab_det.models import (CSWinTransformer, PyramidVisionTransformer, PyramidVisionTransformerV2,
-                             SwinTransformer, VisionTransformer)
+from slab_det.models import (
+    CSWinTransformer,
+    PyramidVisionTransformer,
+    PyramidVisionTransformerV2,
+    SwinTransformer,
+    VisionTransformer,
+)
 from tests import golden
 from tests.networks import load_published
 
@@ -57,20 +63,49 @@ def test_published_training_blend_and_its_statistics(file, name, first, last):
     assert golden.worst_error(data, 'train_ratio0.5/bn_first_last', statistics) < golden.TOLERANCE
 
 
-PYRAMID = dict(embed_dims=(8, 16, 16), depths=(2, 1, 1), num_heads=(1, 2, 4), mlp_ratios=(2, 2, 2),
-               img_size=64, num_classes=5, drop_path_rate=0.0, attn_types='LSS')
+PYRAMID = dict(
+    embed_dims=(8, 16, 16),
+    depths=(2, 1, 1),
+    num_heads=(1, 2, 4),
+    mlp_ratios=(2, 2, 2),
+    img_size=64,
+    num_classes=5,
+    drop_path_rate=0.0,
+    attn_types='LSS',
+)
 
 
 @pytest.mark.parametrize('training', [True, False])
-@pytest.mark.parametrize('build', [
-    lambda: SwinTransformer(embed_dim=16, depths=(2, 2), num_heads=(2, 4), num_classes=5, attn_types='LS',
-                            window_sizes=(7, 4), drop_path_rate=0.0),
-    lambda: CSWinTransformer(embed_dim=8, depths=(1, 2, 1), num_heads=(2, 2, 4), split_sizes=(2, 3, 3),
-                             img_size=64, num_classes=5, attn_types='LSS', drop_path_rate=0.0),
-    lambda: PyramidVisionTransformer(**PYRAMID),
-    lambda: PyramidVisionTransformerV2(**PYRAMID),
-    lambda: VisionTransformer(embed_dim=16, depth=2, num_heads=2, num_classes=5, img_size=32, patch_size=8),
-], ids=['swin', 'cswin', 'pvt', 'pvt_v2', 'deit'])
+@pytest.mark.parametrize(
+    'build',
+    [
+        lambda: SwinTransformer(
+            embed_dim=16,
+            depths=(2, 2),
+            num_heads=(2, 4),
+            num_classes=5,
+            attn_types='LS',
+            window_sizes=(7, 4),
+            drop_path_rate=0.0,
+        ),
+        lambda: CSWinTransformer(
+            embed_dim=8,
+            depths=(1, 2, 1),
+            num_heads=(2, 2, 4),
+            split_sizes=(2, 3, 3),
+            img_size=64,
+            num_classes=5,
+            attn_types='LSS',
+            drop_path_rate=0.0,
+        ),
+        lambda: PyramidVisionTransformer(**PYRAMID),
+        lambda: PyramidVisionTransformerV2(**PYRAMID),
+        lambda: VisionTransformer(
+            embed_dim=16, depth=2, num_heads=2, num_classes=5, img_size=32, patch_size=8
+        ),
+    ],
+    ids=['swin', 'cswin', 'pvt', 'pvt_v2', 'deit'],
+)
 def test_gradient_checkpointing_changes_nothing(build, training):
     torch.manual_seed(0)
     model = build().train(training)

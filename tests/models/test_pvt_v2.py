@@ -10,18 +10,28 @@ from slab_det.layers import ChannelAffine, PRepBN, ReducedLinearAttention, RepBN
 from slab_det.models import PyramidVisionTransformerV2
 from tests.networks import settle
 
-SMALL = dict(embed_dims=(8, 16, 16), depths=(2, 1, 1), num_heads=(1, 2, 4), mlp_ratios=(2, 2, 2),
-             img_size=64, num_classes=5, drop_path_rate=0.0)
+SMALL = dict(
+    embed_dims=(8, 16, 16),
+    depths=(2, 1, 1),
+    num_heads=(1, 2, 4),
+    mlp_ratios=(2, 2, 2),
+    img_size=64,
+    num_classes=5,
+    drop_path_rate=0.0,
+)
 
 
-@pytest.mark.parametrize('arch, dims, depths, ratios', [
-    ('b0', (32, 64, 160, 256), (2, 2, 2, 2), (8, 8, 4, 4)),
-    ('b1', (64, 128, 320, 512), (2, 2, 2, 2), (8, 8, 4, 4)),
-    ('b2', (64, 128, 320, 512), (3, 4, 6, 3), (8, 8, 4, 4)),
-    ('b3', (64, 128, 320, 512), (3, 4, 18, 3), (8, 8, 4, 4)),
-    ('b4', (64, 128, 320, 512), (3, 8, 27, 3), (8, 8, 4, 4)),
-    ('b5', (64, 128, 320, 512), (3, 6, 40, 3), (4, 4, 4, 4)),
-])
+@pytest.mark.parametrize(
+    'arch, dims, depths, ratios',
+    [
+        ('b0', (32, 64, 160, 256), (2, 2, 2, 2), (8, 8, 4, 4)),
+        ('b1', (64, 128, 320, 512), (2, 2, 2, 2), (8, 8, 4, 4)),
+        ('b2', (64, 128, 320, 512), (3, 4, 6, 3), (8, 8, 4, 4)),
+        ('b3', (64, 128, 320, 512), (3, 4, 18, 3), (8, 8, 4, 4)),
+        ('b4', (64, 128, 320, 512), (3, 8, 27, 3), (8, 8, 4, 4)),
+        ('b5', (64, 128, 320, 512), (3, 6, 40, 3), (4, 4, 4, 4)),
+    ],
+)
 def test_registered_sizes(arch, dims, depths, ratios):
     with torch.device('meta'):
         model = timm.create_model(f'slab_pvt_v2_{arch}')
@@ -35,7 +45,9 @@ def test_registered_sizes(arch, dims, depths, ratios):
     assert {norm.ln.eps for norm in prepbn_modules(model)} == {1e-6}
 
 
-@pytest.mark.parametrize('kinds, ratios', [('LLL', (1, 1, 1)), ('LSL', (4, 2, 1)), ('SSS', (3, 2, 1))])
+@pytest.mark.parametrize(
+    'kinds, ratios', [('LLL', (1, 1, 1)), ('LSL', (4, 2, 1)), ('SSS', (3, 2, 1))]
+)
 @pytest.mark.parametrize('size', [(64, 64), (48, 83), (109, 50)])
 def test_reparameterized_network_is_exact_at_any_size(kinds, ratios, size):
     torch.manual_seed(0)
@@ -43,7 +55,9 @@ def test_reparameterized_network_is_exact_at_any_size(kinds, ratios, size):
     deployed = reparameterize_model(model)
     assert not any(isinstance(module, (PRepBN, RepBN)) for module in deployed.modules())
     # Only the norms whose output is the stage's have no layer to fold into.
-    affine = [name for name, module in deployed.named_modules() if isinstance(module, ChannelAffine)]
+    affine = [
+        name for name, module in deployed.named_modules() if isinstance(module, ChannelAffine)
+    ]
     assert affine == [f'layers.{i}.norm' for i in range(3)]
     x = torch.randn(2, 3, *size, dtype=torch.float64)
     with torch.no_grad():
@@ -79,11 +93,15 @@ def test_outputs_are_normed_by_the_closing_norms_and_rounded_up(size):
         assert isinstance(stage.norm, nn.LayerNorm)
     outputs = model.forward_stages(torch.randn(1, 3, *size))
     assert [(h, w) for _, h, w in outputs] == [
-        (math.ceil(size[0] / s), math.ceil(size[1] / s)) for s in (4, 8, 16)]
+        (math.ceil(size[0] / s), math.ceil(size[1] / s)) for s in (4, 8, 16)
+    ]
     for tokens, _, _ in outputs:
-        torch.testing.assert_close(tokens.mean(-1), torch.zeros(tokens.shape[:2]), atol=1e-5, rtol=0)
-        torch.testing.assert_close(tokens.std(-1, correction=0), torch.ones(tokens.shape[:2]),
-                                   atol=1e-3, rtol=0)
+        torch.testing.assert_close(
+            tokens.mean(-1), torch.zeros(tokens.shape[:2]), atol=1e-5, rtol=0
+        )
+        torch.testing.assert_close(
+            tokens.std(-1, correction=0), torch.ones(tokens.shape[:2]), atol=1e-3, rtol=0
+        )
 
 
 def test_images_too_small_for_a_reduction_are_refused():
@@ -105,4 +123,5 @@ def test_features_only_returns_the_normed_stages():
 def test_no_weight_decay_names_the_encodings():
     model = PyramidVisionTransformerV2(attn_types='LSS', **SMALL)
     assert model.no_weight_decay() == {
-        f'layers.0.blocks.{i}.attn.positional_encoding' for i in range(2)}
+        f'layers.0.blocks.{i}.attn.positional_encoding' for i in range(2)
+    }

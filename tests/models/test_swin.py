@@ -10,7 +10,10 @@ from tests.networks import settle
 SMALL = dict(embed_dim=16, depths=(2, 2), num_heads=(2, 4), num_classes=5, drop_path_rate=0.0)
 
 
-@pytest.mark.parametrize('arch, embed_dim, depths', [('tiny', 96, (2, 2, 6, 2)), ('small', 96, (2, 2, 18, 2)), ('base', 128, (2, 2, 18, 2))])
+@pytest.mark.parametrize(
+    'arch, embed_dim, depths',
+    [('tiny', 96, (2, 2, 6, 2)), ('small', 96, (2, 2, 18, 2)), ('base', 128, (2, 2, 18, 2))],
+)
 @pytest.mark.parametrize('pattern, kinds', [('slab_swin_{}', 'LLSS'), ('swin_{}_prepbn', 'SSSS')])
 def test_registered_sizes(arch, embed_dim, depths, pattern, kinds):
     with torch.device('meta'):
@@ -48,8 +51,14 @@ def test_reparameterizing_twice_changes_nothing():
 
 
 def test_features_only_returns_the_stages():
-    model = timm.create_model('slab_swin_tiny', features_only=True, out_indices=(1, 3), embed_dim=16,
-                              num_heads=(1, 2, 4, 8), depths=(1, 1, 1, 1))
+    model = timm.create_model(
+        'slab_swin_tiny',
+        features_only=True,
+        out_indices=(1, 3),
+        embed_dim=16,
+        num_heads=(1, 2, 4, 8),
+        depths=(1, 1, 1, 1),
+    )
     assert model.feature_info.channels() == [32, 128]
     assert model.feature_info.reduction() == [8, 32]
     maps = model(torch.randn(2, 3, 64, 96))
@@ -75,13 +84,22 @@ def test_no_weight_decay_names_encodings_and_position_biases():
     } | {f'layers.1.blocks.{i}.attn.relative_position_bias_table' for i in range(2)}
 
 
-@pytest.mark.parametrize('arguments, message', [
-    (dict(attn_types='LLS'), "attn_types must hold one letter per stage.*4 in all, but got 'LLS'"),
-    (dict(attn_types='LLSX'), "but got 'LLSX'"),
-    (dict(num_heads=(3, 6)), r'num_heads must hold one entry per stage, 4 in all, but got \(3, 6\)'),
-    (dict(window_sizes=(7,)), 'window_sizes must hold one entry per stage'),
-    (dict(norm_layer='GN'), "norm type must be one of .* but got 'GN'"),
-])
+@pytest.mark.parametrize(
+    'arguments, message',
+    [
+        (
+            dict(attn_types='LLS'),
+            "attn_types must hold one letter per stage.*4 in all, but got 'LLS'",
+        ),
+        (dict(attn_types='LLSX'), "but got 'LLSX'"),
+        (
+            dict(num_heads=(3, 6)),
+            r'num_heads must hold one entry per stage, 4 in all, but got \(3, 6\)',
+        ),
+        (dict(window_sizes=(7,)), 'window_sizes must hold one entry per stage'),
+        (dict(norm_layer='GN'), "norm type must be one of .* but got 'GN'"),
+    ],
+)
 def test_arguments_that_do_not_fit_are_named(arguments, message):
     with pytest.raises(ValueError, match=message):
         SwinTransformer(**arguments)
@@ -90,8 +108,14 @@ def test_arguments_that_do_not_fit_are_named(arguments, message):
 @pytest.mark.parametrize('attn_types', ['LS', 'SS'])
 def test_compiled_inference_is_one_graph_and_equal(attn_types):
     torch._dynamo.reset()
-    net = SwinTransformer(embed_dim=16, depths=(2, 2), num_heads=(2, 4), attn_types=attn_types,
-                          window_sizes=(8, 4), num_classes=0).eval()
+    net = SwinTransformer(
+        embed_dim=16,
+        depths=(2, 2),
+        num_heads=(2, 4),
+        attn_types=attn_types,
+        window_sizes=(8, 4),
+        num_classes=0,
+    ).eval()
     set_ratio(net, 0.0)
     timm.utils.reparameterize_model(net, inplace=True)
     compiled = torch.compile(net.forward_features, fullgraph=True, backend='eager')
@@ -103,8 +127,15 @@ def test_compiled_inference_is_one_graph_and_equal(attn_types):
 
 def test_compiled_training_yields_the_same_gradients():
     torch._dynamo.reset()
-    net = SwinTransformer(embed_dim=16, depths=(2, 2), num_heads=(2, 4), attn_types='LS',
-                          window_sizes=(8, 4), num_classes=0, drop_path_rate=0.0)
+    net = SwinTransformer(
+        embed_dim=16,
+        depths=(2, 2),
+        num_heads=(2, 4),
+        attn_types='LS',
+        window_sizes=(8, 4),
+        num_classes=0,
+        drop_path_rate=0.0,
+    )
     set_ratio(net, 0.5)
     image = torch.randn(2, 3, 52, 44)
 

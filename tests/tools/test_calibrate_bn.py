@@ -1,4 +1,5 @@
 """tools/calibrate_bn.py: what it writes, what it says, and what it refuses."""
+
 import shutil
 from pathlib import Path
 
@@ -6,9 +7,9 @@ import cv2
 import pytest
 import torch
 
-from slab_det.calibration import norm_sites
 from slab_det.cli import check_model, load_config, run
-from slab_det.datasets import make_shapes_dataset
+from slab_det.mm.datasets import make_shapes_dataset
+from slab_det.statistics.calibration import norm_sites
 from tests.scripts import load_script
 
 ROOT = Path(__file__).parents[2]
@@ -42,7 +43,9 @@ def call(files, tmp_path, monkeypatch):
 def tokens_of_the_first_norm(model, images):
     """What the first norm gets of the images, read and scaled without mmdet."""
     tokens = []
-    norm_sites(model)[0].entry.register_forward_pre_hook(lambda _, x: tokens.append(x[0].flatten(0, -2)))
+    norm_sites(model)[0].entry.register_forward_pre_hook(
+        lambda _, x: tokens.append(x[0].flatten(0, -2))
+    )
     mean, std = model.data_preprocessor.mean, model.data_preprocessor.std
     for path in images:
         image = cv2.resize(cv2.imread(str(path)), (160, 160), interpolation=cv2.INTER_LINEAR)
@@ -52,19 +55,36 @@ def tokens_of_the_first_norm(model, images):
 
 
 def test_writes_the_checkpoint_with_other_statistics(call, files, capsys):
-    call(CONFIG, files / 'good.pth', '--out', 'new/calibrated.pth', '--num-images', '3', '--num-workers', '0',
-         '--device', 'cpu')
+    call(
+        CONFIG,
+        files / 'good.pth',
+        '--out',
+        'new/calibrated.pth',
+        '--num-images',
+        '3',
+        '--num-workers',
+        '0',
+        '--device',
+        'cpu',
+    )
     words = capsys.readouterr().out
     assert 'BatchNorm calibrated over 3 images' in words and 'largest change of a variance' in words
     assert 'calibration, pass 1\n' in words and '3/3' in words
     assert words.rstrip().splitlines()[-1] == (
         'wrote new/calibrated.pth for testing, deployment and load_from, not for --resume: it holds no state of '
-        'the optimizer')
+        'the optimizer'
+    )
     old = torch.load(files / 'good.pth', weights_only=True)
     new = torch.load('new/calibrated.pth', weights_only=True)
     assert new['meta'] == dict(epoch=7) and old['state_dict'].keys() == new['state_dict'].keys()
-    changed = {key for key, value in old['state_dict'].items() if not torch.equal(value, new['state_dict'][key])}
-    assert changed == {key for key in old['state_dict'] if key.endswith(('running_mean', 'running_var'))}
+    changed = {
+        key
+        for key, value in old['state_dict'].items()
+        if not torch.equal(value, new['state_dict'][key])
+    }
+    assert changed == {
+        key for key in old['state_dict'] if key.endswith(('running_mean', 'running_var'))
+    }
 
     model = check_model(load_config(CONFIG), CONFIG).train()
     model.load_state_dict(new['state_dict'])
@@ -76,19 +96,33 @@ def test_writes_the_checkpoint_with_other_statistics(call, files, capsys):
     assert [path.name for path in Path('new').iterdir()] == ['calibrated.pth']
 
 
-@pytest.mark.parametrize('words, message', [
-    (['gone.pth'], 'checkpoint gone.pth is not a file'),
-    (['GOOD', '--num-images', '0'], '--num-images 0: give a number of at least 1'),
-    (['GOOD', '--tolerance', '-1'], '--tolerance -1.0: give a number from 0 on'),
-    (['GOOD', '--out', '.'], '--out . is a folder'),
-    (['GOOD', '--device', 'cuda:99'], '--device cuda:99 cannot be used'),
-    (['GOOD', '--cfg-options', 'train_dataloader.dataset.data_root=no'], 'data_root no is not a folder'),
-    (['GOOD', '--cfg-options', 'model.neck.out_channels=32'], 'is a checkpoint of another model'),
-    (['GOOD', '--cfg-options', 'model.backbone.norm_eval=True'], 'frozen (norm_eval or frozen_stages): leave them '
-     'so, or calibrate them knowingly with include_frozen=True (--include-frozen of'),
-    (['GOOD', '--cfg-options', 'test_dataloader=None', 'val_dataloader=None'],
-     'test_dataloader is NoneType and no config, so that the images to calibrate with cannot be found: make it one'),
-])
+@pytest.mark.parametrize(
+    'words, message',
+    [
+        (['gone.pth'], 'checkpoint gone.pth is not a file'),
+        (['GOOD', '--num-images', '0'], '--num-images 0: give a number of at least 1'),
+        (['GOOD', '--tolerance', '-1'], '--tolerance -1.0: give a number from 0 on'),
+        (['GOOD', '--out', '.'], '--out . is a folder'),
+        (['GOOD', '--device', 'cuda:99'], '--device cuda:99 cannot be used'),
+        (
+            ['GOOD', '--cfg-options', 'train_dataloader.dataset.data_root=no'],
+            'data_root no is not a folder',
+        ),
+        (
+            ['GOOD', '--cfg-options', 'model.neck.out_channels=32'],
+            'is a checkpoint of another model',
+        ),
+        (
+            ['GOOD', '--cfg-options', 'model.backbone.norm_eval=True'],
+            'frozen (norm_eval or frozen_stages): leave them '
+            'so, or calibrate them knowingly with include_frozen=True (--include-frozen of',
+        ),
+        (
+            ['GOOD', '--cfg-options', 'test_dataloader=None', 'val_dataloader=None'],
+            'test_dataloader is NoneType and no config, so that the images to calibrate with cannot be found: make it one',
+        ),
+    ],
+)
 def test_refuses_in_one_sentence_and_writes_nothing(call, files, tmp_path, capsys, words, message):
     words = [files / 'good.pth' if word == 'GOOD' else word for word in words]
     if '--out' not in words:
@@ -118,7 +152,10 @@ def test_refuses_to_replace_what_it_reads(call, files, tmp_path, capsys, kind):
         call(config, checkpoint, '--out', out)
     error = capsys.readouterr().err
     assert end.value.code == 1 and error.count('\n') == 1
-    assert error.startswith(f'error: --out {out} is the {name} ') and 'give the name of a new file' in error
+    assert (
+        error.startswith(f'error: --out {out} is the {name} ')
+        and 'give the name of a new file' in error
+    )
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
     assert (tmp_path / 'link.pth').is_symlink()
 
@@ -128,4 +165,7 @@ def test_says_which_of_two_models_it_calibrated(capsys):
     tool.averaged_too(dict(state_dict={}))
     assert capsys.readouterr().out == ''
     tool.averaged_too(dict(state_dict={}, ema_state_dict={}))
-    assert 'holds an averaged model (EMAHook): its statistics are calibrated' in capsys.readouterr().out
+    assert (
+        'holds an averaged model (EMAHook): its statistics are calibrated'
+        in capsys.readouterr().out
+    )

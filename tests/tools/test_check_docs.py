@@ -34,9 +34,11 @@ def test_the_commands_that_are_marked_run(tool, capsys):
 
 def test_marked_commands_run_in_a_folder_of_their_own(tool, tmp_path, capsys):
     path = tmp_path / 'page.md'
-    path.write_text('<!-- check: run -->\n```bash\npython tools/make_dataset.py data/shapes\n```\n'
-                    '<!-- check: parse as above -->\n'
-                    '```bash\npython tools/make_dataset.py data/other\n```\n')
+    path.write_text(
+        '<!-- check: run -->\n```bash\npython tools/make_dataset.py data/shapes\n```\n'
+        '<!-- check: parse as above -->\n'
+        '```bash\npython tools/make_dataset.py data/other\n```\n'
+    )
     before = os.getcwd()
     tool.main(tool.parse_args([str(path), '--run']))
     out = capsys.readouterr().out
@@ -46,9 +48,11 @@ def test_marked_commands_run_in_a_folder_of_their_own(tool, tmp_path, capsys):
 
 def test_a_command_that_fails_is_named_and_its_output_shown(tool, tmp_path, capsys):
     path = tmp_path / 'page.md'
-    path.write_text('<!-- check: run -->\n```bash\n'
-                    'python tools/print_config.py configs/mini/retinanet_slab-swin_mini_shapes.py\n'
-                    'python tools/print_config.py nowhere.py\n```\n')
+    path.write_text(
+        '<!-- check: run -->\n```bash\n'
+        'python tools/print_config.py configs/mini/retinanet_slab-swin_mini_shapes.py\n'
+        'python tools/print_config.py nowhere.py\n```\n'
+    )
     with pytest.raises(tool.DocError, match=r'page.md:4: .*InputError: config nowhere.py is not'):
         tool.main(tool.parse_args([str(path), '--run']))
 

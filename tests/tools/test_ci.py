@@ -1,4 +1,5 @@
 """.ci/run in a checkout whose test runner only prints."""
+
 import os
 import shutil
 import subprocess
@@ -21,7 +22,13 @@ def test_wheels_beside_the_checkout_are_offered_to_pip(tmp_path, wheels, before)
     if wheels:
         (tmp_path / 'shared/wheels').mkdir(parents=True)
         expected = f'{tmp_path}/shared/wheels {before}'.strip()
-    done = subprocess.run([checkout / '.ci/run', '-m', 'not slow'], cwd='/', capture_output=True, text=True, check=False,
-                          env={**os.environ, 'PIP_FIND_LINKS': before})
+    done = subprocess.run(
+        [checkout / '.ci/run', '-m', 'not slow'],
+        cwd='/',
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, 'PIP_FIND_LINKS': before},
+    )
     assert done.returncode == 3
     assert done.stdout == f'{checkout} -m not slow [{expected}]\n'

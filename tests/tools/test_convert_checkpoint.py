@@ -6,8 +6,15 @@ from slab_det.cli.errors import run
 from slab_det.models import PyramidVisionTransformer
 from tests.scripts import load_script
 
-PVT = dict(embed_dims=(8, 16), depths=(1, 1), num_heads=(1, 2), mlp_ratios=(2, 2), attn_types='LS',
-           img_size=32, num_classes=5)
+PVT = dict(
+    embed_dims=(8, 16),
+    depths=(1, 1),
+    num_heads=(1, 2),
+    mlp_ratios=(2, 2),
+    attn_types='LS',
+    img_size=32,
+    num_classes=5,
+)
 
 
 @pytest.fixture
@@ -30,11 +37,21 @@ def source(tmp_path):
 
 
 def test_prints_what_became_of_every_entry_and_writes_the_file(convert, source, tmp_path, capsys):
-    convert(source, tmp_path / 'dst.pth', '--prefix', 'backbone.', '--resize-grids', '48', '80',
-            '--drop-classifier')
+    convert(
+        source,
+        tmp_path / 'dst.pth',
+        '--prefix',
+        'backbone.',
+        '--resize-grids',
+        '48',
+        '80',
+        '--drop-classifier',
+    )
     rows = capsys.readouterr().out.splitlines()
     model = PyramidVisionTransformer(**{**PVT, 'img_size': (48, 80), 'num_classes': 0})
-    assert len([row for row in rows if row.startswith(('used', 'resized'))]) == len(model.state_dict())
+    assert len([row for row in rows if row.startswith(('used', 'resized'))]) == len(
+        model.state_dict()
+    )
     assert 'resized  layers.1.absolute_pos_embed (1, 60, 16)' in rows
     assert '3 resized, 0 ignored, 0 missing; PRepBN ratio 1' in rows[-3]
     assert "attn_types='LS', sr_ratios=(1, 4), img_size=(48, 80)" in rows[-2]
@@ -42,29 +59,47 @@ def test_prints_what_became_of_every_entry_and_writes_the_file(convert, source, 
     load_into(model, str(tmp_path / 'dst.pth'))
 
 
-@pytest.mark.parametrize('arguments, message', [
-    (('no.pth', 'dst.pth'), 'SRC no.pth is not a file: give the path of a checkpoint'),
-    (('src.pth', 'src.pth'), 'DST src.pth is SRC itself: give another path'),
-    (('src.pth', 'dst.pth'), "looks like a whole detector: pass prefix='backbone.'"),
-    (('src.pth', 'none/dst.pth', '--prefix', 'backbone.'), 'DST none/dst.pth lies in a folder that does not'),
-    (('src.pth', 'dst.pth', '--prefix', 'backbone.', '--family', 'deit'), 'pass --family pvt or auto'),
-])
-def test_bad_input_ends_with_one_sentence_and_no_file(convert, source, tmp_path, monkeypatch, capsys,
-                                                      arguments, message):
+@pytest.mark.parametrize(
+    'arguments, message',
+    [
+        (('no.pth', 'dst.pth'), 'SRC no.pth is not a file: give the path of a checkpoint'),
+        (('src.pth', 'src.pth'), 'DST src.pth is SRC itself: give another path'),
+        (('src.pth', 'dst.pth'), "looks like a whole detector: pass prefix='backbone.'"),
+        (
+            ('src.pth', 'none/dst.pth', '--prefix', 'backbone.'),
+            'DST none/dst.pth lies in a folder that does not',
+        ),
+        (
+            ('src.pth', 'dst.pth', '--prefix', 'backbone.', '--family', 'deit'),
+            'pass --family pvt or auto',
+        ),
+    ],
+)
+def test_bad_input_ends_with_one_sentence_and_no_file(
+    convert, source, tmp_path, monkeypatch, capsys, arguments, message
+):
     monkeypatch.chdir(tmp_path)
     before = source.read_bytes()
     with pytest.raises(SystemExit) as stop:
         convert(*arguments)
     error = capsys.readouterr().err
     assert stop.value.code == 1 and message in error and error.count('\n') == 1
-    assert [path.name for path in tmp_path.iterdir()] == ['src.pth'] and source.read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == [
+        'src.pth'
+    ] and source.read_bytes() == before
 
 
-@pytest.mark.parametrize('arguments, message', [
-    (('a', 'b', '--family', 'resnet'), "invalid choice: 'resnet'"),
-    (('a', 'b', '--resize-grids', '0', '5'), '--resize-grids takes a height and width in pixels'),
-    (('a', 'b', '--resize-grids', '5'), 'expected 2 arguments'),
-])
+@pytest.mark.parametrize(
+    'arguments, message',
+    [
+        (('a', 'b', '--family', 'resnet'), "invalid choice: 'resnet'"),
+        (
+            ('a', 'b', '--resize-grids', '0', '5'),
+            '--resize-grids takes a height and width in pixels',
+        ),
+        (('a', 'b', '--resize-grids', '5'), 'expected 2 arguments'),
+    ],
+)
 def test_bad_arguments_are_named(convert, capsys, arguments, message):
     with pytest.raises(SystemExit) as stop:
         convert(*arguments)

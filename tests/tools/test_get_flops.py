@@ -1,6 +1,7 @@
 """The table of tools/get_flops.py and its errors."""
-from pathlib import Path
+
 import re
+from pathlib import Path
 
 import pytest
 
@@ -52,36 +53,52 @@ def test_the_default_size_and_the_backbone_alone(get_flops):
 def test_options_reach_the_model(get_flops):
     small = ('--shape', '64', '64', '--backbone-only')
     tiny = numbers(get_flops(RETINANET, *small)[1], 'backbone')
-    base = numbers(get_flops(
-        RETINANET, *small, '--cfg-options', 'model.backbone.arch=base',
-        'model.neck.in_channels=[256,512,1024]')[1], 'backbone')
+    base = numbers(
+        get_flops(
+            RETINANET,
+            *small,
+            '--cfg-options',
+            'model.backbone.arch=base',
+            'model.neck.in_channels=[256,512,1024]',
+        )[1],
+        'backbone',
+    )
     assert base[0] > 2 * tiny[0]
 
 
 def test_the_number_of_proposals_is_said(get_flops):
-    code, out, _ = get_flops(MASK_RCNN, '--shape', '64', '64', '--cfg-options',
-                             'model.test_cfg.rpn.max_per_img=17')
+    code, out, _ = get_flops(
+        MASK_RCNN, '--shape', '64', '64', '--cfg-options', 'model.test_cfg.rpn.max_per_img=17'
+    )
     assert code == 0 and 'gets 17 proposals' in out
 
 
-@pytest.mark.parametrize('argv, words', [
-    (['nowhere.py'], 'config nowhere.py is not a file'),
-    ([str(ROOT / 'configs/_base_/schedules/adamw_1x.py')], 'has no model'),
-    ([RETINANET, '--shape', '2', '2'], 'image is 2x2 pixels'),
-    ([RETINANET, '--cfg-options', 'model.backbone.arch=huge'], "got 'huge'"),
-    ([RETINANET, '--shape', '64', '64', '--backbone-only', '--out', '/dev/null/folder/x.md'],
-     '--out /dev/null/folder/x.md cannot be written'),
-])
+@pytest.mark.parametrize(
+    'argv, words',
+    [
+        (['nowhere.py'], 'config nowhere.py is not a file'),
+        ([str(ROOT / 'configs/_base_/schedules/adamw_1x.py')], 'has no model'),
+        ([RETINANET, '--shape', '2', '2'], 'image is 2x2 pixels'),
+        ([RETINANET, '--cfg-options', 'model.backbone.arch=huge'], "got 'huge'"),
+        (
+            [RETINANET, '--shape', '64', '64', '--backbone-only', '--out', '/dev/null/folder/x.md'],
+            '--out /dev/null/folder/x.md cannot be written',
+        ),
+    ],
+)
 def test_bad_input_ends_in_one_sentence(get_flops, argv, words):
     code, out, err = get_flops(*argv)
     assert code == 1 and words in err
     assert err.startswith('error: ') and err.count('\n') == 1
 
 
-@pytest.mark.parametrize('argv, words', [
-    (['--shape', '0', '5'], '--shape takes a height and a width of at least 1 pixel, got 0 5'),
-    (['--out', 'x.txt'], "--out takes a name that ends in .md, got 'x.txt'"),
-])
+@pytest.mark.parametrize(
+    'argv, words',
+    [
+        (['--shape', '0', '5'], '--shape takes a height and a width of at least 1 pixel, got 0 5'),
+        (['--out', 'x.txt'], "--out takes a name that ends in .md, got 'x.txt'"),
+    ],
+)
 def test_bad_arguments_are_refused_at_once(get_flops, argv, words):
     code, _, err = get_flops(RETINANET, *argv)
     assert code == 2 and words in err

@@ -19,10 +19,13 @@ def test_makes_the_set_and_says_so_when_it_is_there(tool, tmp_path, capsys):
     assert 'already there' in capsys.readouterr().out
 
 
-@pytest.mark.parametrize('wrong, message', [
-    (['--train', '0'], 'num_train: got 0'),
-    (['--size', '8', '80'], 'size: got (8, 80)'),
-])
+@pytest.mark.parametrize(
+    'wrong, message',
+    [
+        (['--train', '0'], 'num_train: got 0'),
+        (['--size', '8', '80'], 'size: got (8, 80)'),
+    ],
+)
 def test_bad_arguments_end_with_one_sentence(tool, tmp_path, capsys, wrong, message):
     assert tool.main([str(tmp_path / 'shapes'), *SMALL, *wrong]) == 1
     error = capsys.readouterr().err
@@ -41,9 +44,18 @@ def test_other_annotations_and_the_layout_of_coco_on_request(tool, tmp_path, cap
     out = tmp_path / 'coco'
     assert tool.main([str(out), *SMALL, '--panoptic', '--semantic', '--layout', 'coco']) == 0
     assert sorted(str(path.relative_to(out)) for path in out.rglob('*') if path.is_dir()) == [
-        'annotations', 'annotations/panoptic_train2017', 'annotations/panoptic_val2017',
-        'stuffthingmaps', 'stuffthingmaps/train2017', 'stuffthingmaps/val2017', 'train2017',
-        'val2017']
+        'annotations',
+        'annotations/panoptic_train2017',
+        'annotations/panoptic_val2017',
+        'stuffthingmaps',
+        'stuffthingmaps/train2017',
+        'stuffthingmaps/val2017',
+        'train2017',
+        'val2017',
+    ]
     assert sorted(path.name for path in out.glob('annotations/*.json')) == [
-        'instances_train2017.json', 'instances_val2017.json', 'panoptic_train2017.json',
-        'panoptic_val2017.json']
+        'instances_train2017.json',
+        'instances_val2017.json',
+        'panoptic_train2017.json',
+        'panoptic_val2017.json',
+    ]

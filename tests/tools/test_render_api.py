@@ -1,7 +1,7 @@
 import pytest
 
 from slab_det.cli import InputError
-from slab_det.hooks import PRepBNHook
+from slab_det.mm.hooks import PRepBNHook
 from tests.scripts import load_script
 
 
@@ -27,10 +27,26 @@ def test_docstrings_become_markdown(tool):
         ValueError: when.
     """
     import inspect
+
     assert tool.markdown(inspect.cleandoc(text)).splitlines() == [
-        'Short with `Name` and `code`.', '', 'A second paragraph.', '', '**Args:**', '',
-        '- `first`: what it is,', '  over two lines.', '- `second`, `third`: both.', '',
-        '**Returns:**', '', 'A map `(N, C)`.', '', '**Raises:**', '', '- `ValueError`: when.']
+        'Short with `Name` and `code`.',
+        '',
+        'A second paragraph.',
+        '',
+        '**Args:**',
+        '',
+        '- `first`: what it is,',
+        '  over two lines.',
+        '- `second`, `third`: both.',
+        '',
+        '**Returns:**',
+        '',
+        'A map `(N, C)`.',
+        '',
+        '**Raises:**',
+        '',
+        '- `ValueError`: when.',
+    ]
 
 
 def test_signatures_show_defaults_and_no_annotations(tool):
@@ -41,8 +57,16 @@ def test_signatures_show_defaults_and_no_annotations(tool):
 
 def test_the_page_lists_the_public_names(tool):
     page = tool.render()
-    for name in ('SLABSwinTransformer', 'SimpleFPN', 'PRepBNHook', 'PRepBN', 'convert_norms',
-                 'reparameterize', 'make_shapes_dataset', 'training_schedule'):
+    for name in (
+        'SLABSwinTransformer',
+        'SimpleFPN',
+        'PRepBNHook',
+        'PRepBN',
+        'convert_norms',
+        'reparameterize',
+        'make_shapes_dataset',
+        'training_schedule',
+    ):
         assert page.count(f'\n### {name}\n') == 1
     assert ' at 0x' not in page and ':class:' not in page and '``' not in page.replace('```', '')
 

@@ -1,25 +1,34 @@
 """tools/reparameterize.py as a user runs it: what it writes is an ordinary detector with the same detections."""
+
 import os
 import re
 import sys
 
-from mmdet.apis import init_detector
-from mmengine.config import Config
 import pytest
 import torch
+from mmdet.apis import init_detector
+from mmengine.config import Config
 
-from slab_det.deploy.onnx_compare import compare, noise_image, torch_detections
 from slab_det.layers import ChannelAffine, PRepBN, set_ratio
-from tests.deploy import small_detectors
+from slab_det.mm.onnx.compare import compare, noise_image, torch_detections
+from tests.mm import small_detectors
 from tests.scripts import load_script
 
-MMDET_SWIN = dict(type='SwinTransformer', embed_dims=16, depths=(2, 1, 1, 1), num_heads=(1, 2, 4, 8), window_size=4,
-                  norm_cfg=dict(type='PRepBN'))
+MMDET_SWIN = dict(
+    type='SwinTransformer',
+    embed_dims=16,
+    depths=(2, 1, 1, 1),
+    num_heads=(1, 2, 4, 8),
+    window_size=4,
+    norm_cfg=dict(type='PRepBN'),
+)
 
 
 def run_tool(monkeypatch, *arguments):
     module = load_script('tools/reparameterize.py')
-    monkeypatch.setattr(sys, 'argv', ['reparameterize', *map(str, arguments), '--shape', '64', '96'])
+    monkeypatch.setattr(
+        sys, 'argv', ['reparameterize', *map(str, arguments), '--shape', '64', '96']
+    )
     module.run(module.main, module.parse_args())
 
 
@@ -35,8 +44,12 @@ def write(folder, name, backbone):
     return config, checkpoint, model
 
 
-@pytest.mark.parametrize('name, backbone', [('ours', small_detectors.SWIN), ('foreign', MMDET_SWIN)])
-def test_the_deployed_detector_has_no_norm_left_and_detects_the_same(name, backbone, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    'name, backbone', [('ours', small_detectors.SWIN), ('foreign', MMDET_SWIN)]
+)
+def test_the_deployed_detector_has_no_norm_left_and_detects_the_same(
+    name, backbone, tmp_path, monkeypatch, capsys
+):
     config, checkpoint, model = write(tmp_path, name, backbone)
     out = tmp_path / 'new' / 'deploy'
     run_tool(monkeypatch, config, checkpoint, '--out', out)
@@ -44,12 +57,16 @@ def test_the_deployed_detector_has_no_norm_left_and_detects_the_same(name, backb
     assert float(re.search(r'([\d.e-]+) of the largest value', printed)[1]) < 1e-4
     assert sorted(os.listdir(out)) == [f'{name}_deploy.pth', f'{name}_deploy.py']
 
-    deployed = init_detector(str(out / f'{name}_deploy.py'), str(out / f'{name}_deploy.pth'), device='cpu')
+    deployed = init_detector(
+        str(out / f'{name}_deploy.py'), str(out / f'{name}_deploy.pth'), device='cpu'
+    )
     kinds = [type(module) for module in deployed.modules()]
     assert PRepBN not in kinds and (ChannelAffine in kinds) == (name == 'foreign')
     image = noise_image(75, 101)
     difference = compare(torch_detections(model, image), torch_detections(deployed, image))
-    assert difference.count > 5 and difference.matched == difference.count and difference.extra == 0, difference
+    assert (
+        difference.count > 5 and difference.matched == difference.count and difference.extra == 0
+    ), difference
 
 
 def test_bad_input_ends_in_one_sentence_and_writes_nothing(tmp_path, monkeypatch, capsys):
@@ -69,11 +86,19 @@ def test_bad_input_ends_in_one_sentence_and_writes_nothing(tmp_path, monkeypatch
         return text
 
     text = sentence(config, folder / 'unfinished.pth', '--out', out)
-    assert 'ratio is 0.25' in text and 'pass --drop-layer-norm' in text and 'drop_layer_norm' not in text
+    assert (
+        'ratio is 0.25' in text
+        and 'pass --drop-layer-norm' in text
+        and 'drop_layer_norm' not in text
+    )
     assert 'has no PRepBN or RepBN' in sentence(plain, plain_checkpoint, '--out', out)
-    assert 'another model' in sentence(config, checkpoint, '--out', out, '--cfg-options', 'model.bbox_head.num_classes=7')
+    assert 'another model' in sentence(
+        config, checkpoint, '--out', out, '--cfg-options', 'model.bbox_head.num_classes=7'
+    )
     assert 'not a file' in sentence(config, folder / 'none.pth', '--out', out)
-    assert 'is a file, give a folder' in sentence(config, checkpoint, '--out', checkpoint / 'deploy')
+    assert 'is a file, give a folder' in sentence(
+        config, checkpoint, '--out', checkpoint / 'deploy'
+    )
     assert os.listdir(tmp_path) == ['given']
 
     run_tool(monkeypatch, config, folder / 'unfinished.pth', '--out', out, '--drop-layer-norm')

@@ -1,4 +1,5 @@
 """tools/setup_env.sh with a Python that only pretends, so that nothing is installed."""
+
 import os
 import shutil
 import subprocess
@@ -7,9 +8,29 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-TOOLS = ('awk', 'bash', 'cat', 'cp', 'cut', 'df', 'dirname', 'env', 'grep', 'head', 'ls', 'mkdir', 'nproc', 'rm', 'sed',
-         'sha256sum', 'sleep', 'tail', 'touch', 'tr')
-PYTHON = '''#!/usr/bin/env bash
+TOOLS = (
+    'awk',
+    'bash',
+    'cat',
+    'cp',
+    'cut',
+    'df',
+    'dirname',
+    'env',
+    'grep',
+    'head',
+    'ls',
+    'mkdir',
+    'nproc',
+    'rm',
+    'sed',
+    'sha256sum',
+    'sleep',
+    'tail',
+    'touch',
+    'tr',
+)
+PYTHON = """#!/usr/bin/env bash
 echo "$*" >>"$CALLS"
 case "$*" in
     *mmcv.ops*) exit "${MMCV_STATUS:-0}" ;;
@@ -20,7 +41,7 @@ case "$*" in
         mkdir -p "$3/bin"; touch "$3/pyvenv.cfg"; cp "$0" "$3/bin/python" ;;
     *get_path*) echo /nonexistent ;;
 esac
-'''
+"""
 BROKEN = '#!/usr/bin/env bash\necho "shim: version not installed" >&2\nexit 127\n'
 
 
@@ -43,10 +64,20 @@ def shell(tmp_path):
 
         def source(self, **environment):
             self.calls.write_text('')
-            variables = dict(PATH=str(bin_dir), HOME=str(tmp_path), CALLS=str(self.calls), SLAB_DET_VENV=str(self.venv))
+            variables = dict(
+                PATH=str(bin_dir),
+                HOME=str(tmp_path),
+                CALLS=str(self.calls),
+                SLAB_DET_VENV=str(self.venv),
+            )
             variables.update(environment)
-            return subprocess.run(['bash', '-c', f'source {ROOT}/tools/setup_env.sh && echo PYTHON=$PYTHON'],
-                                  env=variables, capture_output=True, text=True, check=False)
+            return subprocess.run(
+                ['bash', '-c', f'source {ROOT}/tools/setup_env.sh && echo PYTHON=$PYTHON'],
+                env=variables,
+                capture_output=True,
+                text=True,
+                check=False,
+            )
 
         def refused(self, **environment):
             done = self.source(**environment)
@@ -63,9 +94,15 @@ def test_installs_once(shell):
     assert first.returncode == 0, first.stderr
     assert f'PYTHON={shell.venv}/bin/python' in first.stdout
     steps = [line for line in first.stdout.splitlines() if line.startswith('==>')]
-    assert len(steps) == 5 and 'virtual environment' in steps[0] and 'torch and torchvision' in steps[1]
+    assert (
+        len(steps) == 5
+        and 'virtual environment' in steps[0]
+        and 'torch and torchvision' in steps[1]
+    )
     assert first.stdout.count('done in') == 4
-    installs = [line for line in shell.calls.read_text().splitlines() if line.startswith('-m pip install')]
+    installs = [
+        line for line in shell.calls.read_text().splitlines() if line.startswith('-m pip install')
+    ]
     assert 'torch.txt' in installs[0] and installs[-1].endswith(f'--no-build-isolation -e {ROOT}')
 
     again = shell.source()
@@ -104,13 +141,17 @@ def test_a_folder_with_other_things_is_refused(shell):
 def test_an_environment_of_another_python_is_refused(shell):
     shell.put('python3.12', PYTHON)
     assert shell.source().returncode == 0
-    assert 'has Python 3.13.0, slab-det needs Python 3.11 or 3.12' in shell.refused(FITS_STATUS='1',
-                                                                                    FAKE_VERSION='3.13.0')
+    assert 'has Python 3.13.0, slab-det needs Python 3.11 or 3.12' in shell.refused(
+        FITS_STATUS='1', FAKE_VERSION='3.13.0'
+    )
 
 
 def test_too_little_room_is_said_before_anything_is_made(shell):
     shell.put('python3.12', PYTHON)
-    shell.put('df', '#!/usr/bin/env bash\nprintf "Filesystem M U A C M\\n/dev/x 9000 8000 1000 90%% /\\n"\n')
+    shell.put(
+        'df',
+        '#!/usr/bin/env bash\nprintf "Filesystem M U A C M\\n/dev/x 9000 8000 1000 90%% /\\n"\n',
+    )
     assert f'1000 MiB are free at {shell.venv} and the stack takes 8000' in shell.refused()
     assert not shell.venv.exists()
 
@@ -137,5 +178,8 @@ def test_operators_that_do_not_import_are_built_anew(shell):
     error = shell.refused(MMCV_STATUS='1', WHEEL_STATUS='0')
     calls = shell.calls.read_text()
     assert '-m pip uninstall -y mmcv' in calls
-    assert calls.count('--no-binary=mmcv') == 2 and '--no-cache-dir --force-reinstall --no-deps' in calls
+    assert (
+        calls.count('--no-binary=mmcv') == 2
+        and '--no-cache-dir --force-reinstall --no-deps' in calls
+    )
     assert 'mmcv was built but its operators cannot be imported' in error

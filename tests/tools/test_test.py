@@ -1,4 +1,5 @@
 """Bad input to tools/test.py, and what its options ask of the Runner."""
+
 from pathlib import Path
 
 import pytest
@@ -6,7 +7,7 @@ import torch
 from mmengine.runner import Runner
 
 from slab_det.cli import check_model, load_config, run
-from slab_det.datasets import make_shapes_dataset
+from slab_det.mm.datasets import make_shapes_dataset
 from tests.scripts import load_script
 
 ROOT = Path(__file__).parents[2]
@@ -87,7 +88,9 @@ def test_the_checkpoint_must_be_there_whole_and_of_this_model(refused, files, tm
     wider = ['--cfg-options', 'model.neck.out_channels=96', 'model.rpn_head.in_channels=96']
     assert 'is a checkpoint of another model: ' in refused(CONFIG, good, *wider)
     torch.save(dict(state_dict={'conv1.weight': torch.ones(3)}), 'resnet.pth')
-    assert 'checkpoint resnet.pth is a checkpoint of another model: no backbone.' in refused(CONFIG, 'resnet.pth')
+    assert 'checkpoint resnet.pth is a checkpoint of another model: no backbone.' in refused(
+        CONFIG, 'resnet.pth'
+    )
 
 
 def test_the_data_must_be_there(refused, files):
@@ -110,20 +113,46 @@ def test_augmentation_is_refused_for_masks(refused, files):
 
 
 def test_options_reach_the_runner(call, runner, files):
-    call(CONFIG, files / 'good.pth', '--work-dir', 'work', '--out', 'p.pkl', '--show-dir', 'drawn',
-         '--wait-time', '0.5', '--cfg-options', 'test_dataloader.batch_size=3')
+    call(
+        CONFIG,
+        files / 'good.pth',
+        '--work-dir',
+        'work',
+        '--out',
+        'p.pkl',
+        '--show-dir',
+        'drawn',
+        '--wait-time',
+        '0.5',
+        '--cfg-options',
+        'test_dataloader.batch_size=3',
+    )
     cfg = runner.cfg
     assert runner.tested == 1
-    assert cfg.load_from == str(files / 'good.pth') and cfg.resume is False and cfg.work_dir == 'work'
+    assert (
+        cfg.load_from == str(files / 'good.pth') and cfg.resume is False and cfg.work_dir == 'work'
+    )
     assert cfg.test_dataloader.batch_size == 3
     hook = cfg.default_hooks.visualization
-    assert hook.draw is True and hook.show is False and hook.test_out_dir == 'drawn' and hook.wait_time == 0.5
-    metric, = runner.test_evaluator.metrics
+    assert (
+        hook.draw is True
+        and hook.show is False
+        and hook.test_out_dir == 'drawn'
+        and hook.wait_time == 0.5
+    )
+    (metric,) = runner.test_evaluator.metrics
     assert metric.out_file_path == 'p.pkl'
 
 
 def test_drawing_needs_the_hook(refused, files):
-    words = refused(CONFIG, files / 'good.pth', '--show-dir', 'x', '--cfg-options', 'default_hooks.visualization=None')
+    words = refused(
+        CONFIG,
+        files / 'good.pth',
+        '--show-dir',
+        'x',
+        '--cfg-options',
+        'default_hooks.visualization=None',
+    )
     assert '--show-dir need' in words
 
 
@@ -134,6 +163,8 @@ def test_augmentation_wraps_model_and_pipeline(tool):
     tool.test_with_augmentation(cfg, model=None)
     assert cfg.model.type == 'DetTTAModel' and cfg.model.module == model
     last = cfg.test_dataloader.dataset.pipeline[-1]
-    assert [step.type for step in cfg.test_dataloader.dataset.pipeline] == names[:-1] + ['TestTimeAug']
-    flips, (pack, ) = last.transforms
+    assert [step.type for step in cfg.test_dataloader.dataset.pipeline] == names[:-1] + [
+        'TestTimeAug'
+    ]
+    flips, (pack,) = last.transforms
     assert sorted(flip.prob for flip in flips) == [0, 1] and 'flip_direction' in pack.meta_keys

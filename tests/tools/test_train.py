@@ -1,4 +1,5 @@
 """Bad input to tools/train.py: one sentence, an exit code, and nothing left behind."""
+
 import os
 from pathlib import Path
 
@@ -6,9 +7,9 @@ import pytest
 import torch
 
 from slab_det.cli import check_model, load_config, run, warn_of_missing_hook
-from slab_det.datasets import make_shapes_dataset
-from slab_det.hooks import PRepBNHook
 from slab_det.layers import set_ratio
+from slab_det.mm.datasets import make_shapes_dataset
+from slab_det.mm.hooks import PRepBNHook
 from tests.scripts import load_script
 
 ROOT = Path(__file__).parents[2]
@@ -59,19 +60,24 @@ def test_the_config_must_be_there_and_a_config(refused, tmp_path):
 
 def test_the_data_must_be_there(refused, shapes, tmp_path):
     option = 'train_dataloader.dataset.data_root'
-    assert f'{option} nowhere is not a folder' in refused(CONFIG, '--cfg-options', f'{option}=nowhere')
+    assert f'{option} nowhere is not a folder' in refused(
+        CONFIG, '--cfg-options', f'{option}=nowhere'
+    )
     Path('words.json').write_text('["not", "coco"]')
     option = 'val_dataloader.dataset.ann_file'
     words = refused(CONFIG, '--cfg-options', f'{option}={tmp_path}/words.json')
     assert f'{option} {tmp_path}/words.json is not COCO' in words
 
 
-@pytest.mark.parametrize('option, value', [
-    ('model.backbone.arch', 'gigantic'),
-    ('model.backbone.attn_types', 'LLS'),
-    ('model.backbone.norm_cfg.type', 'NoSuchNorm'),
-    ('model.backbone.type', 'NoSuchBackbone'),
-])
+@pytest.mark.parametrize(
+    'option, value',
+    [
+        ('model.backbone.arch', 'gigantic'),
+        ('model.backbone.attn_types', 'LLS'),
+        ('model.backbone.norm_cfg.type', 'NoSuchNorm'),
+        ('model.backbone.type', 'NoSuchBackbone'),
+    ],
+)
 def test_the_model_must_be_buildable(refused, option, value):
     error = refused(CONFIG, '--cfg-options', f'{option}={value}')
     assert f'the model of {CONFIG} cannot be built: ' in error and value in error
@@ -84,13 +90,19 @@ def test_the_hooks_must_be_buildable(refused):
 
 def test_checkpoints_must_be_there_and_whole(refused, tmp_path):
     assert '--resume gone.pth is not a file' in refused(CONFIG, '--resume', 'gone.pth')
-    assert 'load_from gone.pth is not a file' in refused(CONFIG, '--cfg-options', 'load_from=gone.pth')
+    assert 'load_from gone.pth is not a file' in refused(
+        CONFIG, '--cfg-options', 'load_from=gone.pth'
+    )
     torch.save(dict(state_dict=dict(a=torch.ones(1000))), 'whole.pth')
     Path('torn.pth').write_bytes(Path('whole.pth').read_bytes()[:1000])
     assert '--resume torn.pth is empty or truncated' in refused(CONFIG, '--resume', 'torn.pth')
     assert 'which has no optimizer' in refused(CONFIG, '--resume', 'whole.pth')
-    words = [CONFIG, '--cfg-options', 'model.backbone.init_cfg.type=Pretrained',
-             'model.backbone.init_cfg.checkpoint=torn.pth']
+    words = [
+        CONFIG,
+        '--cfg-options',
+        'model.backbone.init_cfg.type=Pretrained',
+        'model.backbone.init_cfg.checkpoint=torn.pth',
+    ]
     assert 'model.backbone.init_cfg.checkpoint torn.pth is empty or truncated' in refused(*words)
 
 
@@ -117,7 +129,9 @@ def test_auto_scale_lr_needs_a_base(refused):
 
 
 def test_options_must_fit_the_config(refused):
-    assert '--cfg-options custom_hooks.7.type=x' in refused(CONFIG, '--cfg-options', 'custom_hooks.7.type=x')
+    assert '--cfg-options custom_hooks.7.type=x' in refused(
+        CONFIG, '--cfg-options', 'custom_hooks.7.type=x'
+    )
 
 
 def test_a_launcher_must_have_started_the_process(refused, monkeypatch):
@@ -130,23 +144,31 @@ def test_arguments_reach_the_runner(tool, shapes, tmp_path, monkeypatch):
     """What each option asks for is in the config that the Runner gets."""
     from mmengine.config import Config
     from mmengine.runner import Runner
+
     monkeypatch.setenv('SHAPES_ROOT', str(shapes))
     monkeypatch.chdir(tmp_path)
     got = []
 
     class Stub:
-
         def train(self):
             pass
 
     monkeypatch.setattr(Runner, 'from_cfg', lambda cfg: got.append(cfg) or Stub())
     monkeypatch.setattr('slab_det.cli.launch.check_amp', lambda *args: None)
     monkeypatch.setattr(tool, 'check_amp', lambda *args: None)
-    tool_args = ['train.py', CONFIG, '--amp', '--auto-scale-lr', '--resume', '--cfg-options',
-                 'auto_scale_lr.base_batch_size=4', 'optim_wrapper.optimizer.lr=0.5']
+    tool_args = [
+        'train.py',
+        CONFIG,
+        '--amp',
+        '--auto-scale-lr',
+        '--resume',
+        '--cfg-options',
+        'auto_scale_lr.base_batch_size=4',
+        'optim_wrapper.optimizer.lr=0.5',
+    ]
     monkeypatch.setattr('sys.argv', tool_args)
     tool.main(tool.parse_args())
-    cfg, = got
+    (cfg,) = got
     assert isinstance(cfg, Config)
     assert cfg.work_dir == os.path.join('work_dirs', 'mask-rcnn_slab-swin_mini_shapes')
     assert cfg.optim_wrapper.type == 'AmpOptimWrapper' and cfg.optim_wrapper.loss_scale == 'dynamic'
@@ -158,17 +180,25 @@ def test_arguments_reach_the_runner(tool, shapes, tmp_path, monkeypatch):
 PRETRAINED = dict(type='Pretrained', checkpoint='slab_swin_tiny.pth')
 
 
-@pytest.mark.parametrize('hooks, backbone, ratio, words', [
-    ([], {}, 1, ['the ratio of 14 PRepBN stays at 1, and']),
-    ([dict(type='RandomStateHook')], {}, 0.25, ['the ratio of 14 PRepBN stays at 0.25, and']),
-    (None, dict(init_cfg=PRETRAINED), 1, ['stays at 1, unless that of the checkpoint in init_cfg is 0, and']),
-    ([], dict(init_cfg=PRETRAINED, norm_eval=True), 1, []),
-    ([], {}, 0, []),
-    ([], dict(norm_cfg=dict(type='LN')), 1, []),
-    ([dict(type='PRepBNHook')], {}, 1, []),
-    ([dict(type='mmengine.PRepBNHook')], {}, 1, []),
-    ([dict(type=PRepBNHook)], {}, 1, []),
-])
+@pytest.mark.parametrize(
+    'hooks, backbone, ratio, words',
+    [
+        ([], {}, 1, ['the ratio of 14 PRepBN stays at 1, and']),
+        ([dict(type='RandomStateHook')], {}, 0.25, ['the ratio of 14 PRepBN stays at 0.25, and']),
+        (
+            None,
+            dict(init_cfg=PRETRAINED),
+            1,
+            ['stays at 1, unless that of the checkpoint in init_cfg is 0, and'],
+        ),
+        ([], dict(init_cfg=PRETRAINED, norm_eval=True), 1, []),
+        ([], {}, 0, []),
+        ([], dict(norm_cfg=dict(type='LN')), 1, []),
+        ([dict(type='PRepBNHook')], {}, 1, []),
+        ([dict(type='mmengine.PRepBNHook')], {}, 1, []),
+        ([dict(type=PRepBNHook)], {}, 1, []),
+    ],
+)
 def test_a_forgotten_hook_is_told_before_the_training(capsys, hooks, backbone, ratio, words):
     cfg = load_config(CONFIG)
     # The file is not there; that of a published checkpoint is loaded when training begins.

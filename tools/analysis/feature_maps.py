@@ -1,15 +1,25 @@
 """Shows what a backbone sees in an image.
 
-    python tools/analysis/feature_maps.py IMAGE CONFIG CHECKPOINT --out features.png
+python tools/analysis/feature_maps.py IMAGE CONFIG CHECKPOINT --out features.png
 """
+
 import argparse
 import os
 import warnings
 from pathlib import Path
 
-from slab_det.cli import (InputError, add_config_arguments, check_checkpoint, check_fit,
-                          check_model, choose_work_dir, load_config, run, whole_file,
-                          writable_folder)
+from slab_det.cli import (
+    InputError,
+    add_config_arguments,
+    check_checkpoint,
+    check_fit,
+    check_model,
+    choose_work_dir,
+    load_config,
+    run,
+    whole_file,
+    writable_folder,
+)
 
 FORMATS = ('.png', '.svg', '.pdf')
 
@@ -17,21 +27,27 @@ FORMATS = ('.png', '.svg', '.pdf')
 def parse_args(arguments=None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description='Draw the feature maps of a backbone, level by level: how strong they are over '
-        'the image, and their principal components as colours')
+        'the image, and their principal components as colours'
+    )
     parser.add_argument('image', metavar='IMAGE', help='an image')
     add_config_arguments(parser)
-    parser.add_argument('checkpoint', nargs='?',
-                        help="checkpoint file (default: the file of the backbone's init_cfg, or "
-                        'weights of chance)')
-    parser.add_argument('--out', metavar='FILE',
-                        help='picture, .png, .svg or .pdf (default: features/IMAGE.png in the work '
-                        'dir)')
+    parser.add_argument(
+        'checkpoint',
+        nargs='?',
+        help="checkpoint file (default: the file of the backbone's init_cfg, or weights of chance)",
+    )
+    parser.add_argument(
+        '--out',
+        metavar='FILE',
+        help='picture, .png, .svg or .pdf (default: features/IMAGE.png in the work dir)',
+    )
     parser.add_argument('--neck', action='store_true', help="draw the neck's levels instead")
     return parser.parse_args(arguments)
 
 
 def load_weights(model, checkpoint) -> None:
     from mmengine.runner import load_checkpoint
+
     if checkpoint is not None:
         load_checkpoint(model, checkpoint, map_location='cpu', logger='silent')
         return
@@ -50,6 +66,7 @@ def extract(model, cfg, path: str, with_neck: bool) -> tuple:
     from mmdet.utils import get_test_pipeline_cfg
     from mmengine.dataset import Compose, pseudo_collate
     from mmengine.device import get_device
+
     pipeline = Compose(get_test_pipeline_cfg(cfg.copy()))
     model.to(get_device()).eval()
     data = model.data_preprocessor(pseudo_collate([pipeline(dict(img_path=path, img_id=0))]), False)
@@ -61,8 +78,10 @@ def extract(model, cfg, path: str, with_neck: bool) -> tuple:
     padded = data['inputs'].shape[-2:]
     features, strides = [], []
     for one in maps:
-        rows, columns = (max(1, round(one.shape[-2] * height / padded[0])),
-                         max(1, round(one.shape[-1] * width / padded[1])))
+        rows, columns = (
+            max(1, round(one.shape[-2] * height / padded[0])),
+            max(1, round(one.shape[-1] * width / padded[1])),
+        )
         features.append(one[0, :, :rows, :columns])
         strides.append(round(padded[0] / one.shape[-2]))
     image = mmcv.imread(path, channel_order='rgb')
@@ -72,11 +91,13 @@ def extract(model, cfg, path: str, with_neck: bool) -> tuple:
 def main(args: argparse.Namespace) -> None:
     cfg = load_config(args.config, args.cfg_options)
     import cv2
+
     if not os.path.isfile(args.image):
         raise InputError(f'IMAGE {args.image} is not a file: give an image')
     if cv2.imread(args.image) is None:
-        raise InputError(f'IMAGE {args.image} is not an image that OpenCV reads: give a JPEG, PNG '
-                         'or the like')
+        raise InputError(
+            f'IMAGE {args.image} is not an image that OpenCV reads: give a JPEG, PNG or the like'
+        )
     check_checkpoint(args.checkpoint, 'checkpoint')
     choose_work_dir(cfg, args.config)
     out = Path(args.out or os.path.join(cfg.work_dir, 'features', f'{Path(args.image).stem}.png'))
@@ -84,10 +105,12 @@ def main(args: argparse.Namespace) -> None:
         raise InputError(f'--out {out}: give a name that ends in {", ".join(FORMATS)}')
     writable_folder(out.parent, '--out')
     if cfg.get('test_dataloader') is None:
-        raise InputError(f'config {args.config} has no test_dataloader, whose pipeline prepares '
-                         'the image: give a whole config')
+        raise InputError(
+            f'config {args.config} has no test_dataloader, whose pipeline prepares '
+            'the image: give a whole config'
+        )
     model = check_model(cfg, args.config)
-    for part in ('backbone', 'neck') if args.neck else ('backbone', ):
+    for part in ('backbone', 'neck') if args.neck else ('backbone',):
         if getattr(model, part, None) is None:
             remedy = 'leave --neck out' if part == 'neck' else 'give a detector that has one'
             raise InputError(f'the {type(model).__name__} of {args.config} has no {part}: {remedy}')
@@ -96,15 +119,18 @@ def main(args: argparse.Namespace) -> None:
 
     from mmengine.registry import init_default_scope
 
-    from slab_det.visualization.features import draw_features
+    from slab_det.mm.visualization.features import draw_features
+
     init_default_scope(cfg.get('default_scope', 'mmdet'))
     load_weights(model, args.checkpoint)
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
         image, features, strides = extract(model, cfg, args.image, args.neck)
-    names = [f'{"neck" if args.neck else "backbone"} level {index}, stride {stride}, '
-             f'{len(feature)} channels'
-             for index, (feature, stride) in enumerate(zip(features, strides))]
+    names = [
+        f'{"neck" if args.neck else "backbone"} level {index}, stride {stride}, '
+        f'{len(feature)} channels'
+        for index, (feature, stride) in enumerate(zip(features, strides))
+    ]
     figure = draw_features(image, features, names)
     out.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(out, '--out') as path:

@@ -1,8 +1,9 @@
 """Draws learning rate and PRepBN ratio over a training that has not begun.
 
-    python tools/analysis/plot_schedule.py CONFIG --gpus 8 --auto-scale-lr --out schedule.png
-    python tools/analysis/plot_schedule.py CONFIG --num-images 117266   # the data is elsewhere
+python tools/analysis/plot_schedule.py CONFIG --gpus 8 --auto-scale-lr --out schedule.png
+python tools/analysis/plot_schedule.py CONFIG --num-images 117266   # the data is elsewhere
 """
+
 import argparse
 import contextlib
 import io
@@ -10,9 +11,18 @@ import os
 import warnings
 from pathlib import Path
 
-from slab_det.cli import (InputError, add_config_arguments, check_hooks, check_model,
-                          choose_work_dir, load_config, read_checkpoint, run, whole_file,
-                          writable_folder)
+from slab_det.cli import (
+    InputError,
+    add_config_arguments,
+    check_hooks,
+    check_model,
+    choose_work_dir,
+    load_config,
+    read_checkpoint,
+    run,
+    whole_file,
+    writable_folder,
+)
 
 FORMATS = ('.png', '.svg', '.pdf')
 
@@ -20,16 +30,32 @@ FORMATS = ('.png', '.svg', '.pdf')
 def parse_args(arguments=None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description="Draw learning rate and PRepBN ratio over a config's training, computed by "
-        "mmengine's schedulers and PRepBNHook; nothing is trained")
+        "mmengine's schedulers and PRepBNHook; nothing is trained"
+    )
     add_config_arguments(parser)
-    parser.add_argument('--out', metavar='FILE',
-                        help='picture, .png, .svg or .pdf (default: schedule.png in the work dir)')
-    parser.add_argument('--num-images', type=int, metavar='N',
-                        help='size of the training set (default: counted, which needs the data)')
-    parser.add_argument('--gpus', type=int, default=1, metavar='N',
-                        help='processes that train together (default: %(default)s)')
-    parser.add_argument('--auto-scale-lr', action='store_true',
-                        help='scale the learning rate as tools/train.py --auto-scale-lr does')
+    parser.add_argument(
+        '--out',
+        metavar='FILE',
+        help='picture, .png, .svg or .pdf (default: schedule.png in the work dir)',
+    )
+    parser.add_argument(
+        '--num-images',
+        type=int,
+        metavar='N',
+        help='size of the training set (default: counted, which needs the data)',
+    )
+    parser.add_argument(
+        '--gpus',
+        type=int,
+        default=1,
+        metavar='N',
+        help='processes that train together (default: %(default)s)',
+    )
+    parser.add_argument(
+        '--auto-scale-lr',
+        action='store_true',
+        help='scale the learning rate as tools/train.py --auto-scale-lr does',
+    )
     return parser.parse_args(arguments)
 
 
@@ -38,13 +64,16 @@ def count_images(cfg, config: str) -> int:
     from mmdet.registry import DATASETS
 
     from slab_det.cli.data_checks import datasets_of
+
     dataset = cfg.train_dataloader.dataset
     for setting, one in datasets_of(dataset, 'train_dataloader.dataset'):
         path = os.path.join(one.get('data_root') or '', one['ann_file'])
         if '://' not in path and not os.path.isfile(path):
-            raise InputError(f'{setting}.ann_file {path} is not there, so that the training images '
-                             'of the config cannot be counted: give --num-images N (COCO train2017 '
-                             'without images that have no objects: 117266)')
+            raise InputError(
+                f'{setting}.ann_file {path} is not there, so that the training images '
+                'of the config cannot be counted: give --num-images N (COCO train2017 '
+                'without images that have no objects: 117266)'
+            )
     with contextlib.redirect_stdout(io.StringIO()):
         return len(DATASETS.build(dataset))
 
@@ -52,10 +81,14 @@ def count_images(cfg, config: str) -> int:
 def load_start(cfg, model) -> None:
     """Give the model the weights that training starts from, since they bring the ratio along."""
     from slab_det.layers import prepbn_modules
+
     for module in model.modules():
         init_cfg = getattr(module, 'init_cfg', None)
-        if isinstance(init_cfg, dict) and '://' not in str(init_cfg.get('checkpoint', '://')) and (
-                prepbn_modules(module)):
+        if (
+            isinstance(init_cfg, dict)
+            and '://' not in str(init_cfg.get('checkpoint', '://'))
+            and (prepbn_modules(module))
+        ):
             module.init_weights()
     if cfg.get('load_from') and '://' not in cfg.load_from:
         content = read_checkpoint(cfg.load_from, 'load_from')
@@ -65,6 +98,7 @@ def load_start(cfg, model) -> None:
 def draw(schedule, title: str):
     """A figure of two panels: learning rates above, the ratio below."""
     from matplotlib.figure import Figure
+
     iterations = len(next(iter(schedule.rates.values())))
     figure = Figure(figsize=(9, 5.5 if schedule.ratio is not None else 3.5), layout='constrained')
     rows = 1 if schedule.ratio is None else 2
@@ -88,8 +122,9 @@ def draw(schedule, title: str):
     panels[-1].set_xlabel('iteration')
     if schedule.epoch_length is not None:
         length = schedule.epoch_length
-        epochs = panels[0].secondary_xaxis('top', functions=(lambda x: x / length,
-                                                             lambda x: x * length))
+        epochs = panels[0].secondary_xaxis(
+            'top', functions=(lambda x: x / length, lambda x: x * length)
+        )
         epochs.set_xlabel('epoch')
     figure.suptitle(title, fontsize=10)
     return figure
@@ -100,22 +135,29 @@ def describe(schedule) -> str:
     iterations = len(next(iter(schedule.rates.values())))
     lines = [f'{iterations} iterations of {schedule.batch_size} images']
     if schedule.epoch_length is not None:
-        lines[0] += (f', {iterations // schedule.epoch_length} epochs of {schedule.epoch_length} '
-                     'iterations')
+        lines[0] += (
+            f', {iterations // schedule.epoch_length} epochs of {schedule.epoch_length} iterations'
+        )
     if schedule.accumulation > 1:
-        lines.append(f'gradients of {schedule.accumulation} iterations accumulate: '
-                     f'{-(-iterations // schedule.accumulation)} steps of the optimizer')
+        lines.append(
+            f'gradients of {schedule.accumulation} iterations accumulate: '
+            f'{-(-iterations // schedule.accumulation)} steps of the optimizer'
+        )
     for rate, values in schedule.rates.items():
         top = int(values.argmax())
-        lines.append(f'learning rate {values[0]:.3g} at the start, {values[top]:.3g} at iteration '
-                     f'{top}, {values[-1]:.3g} at the end '
-                     f'({schedule.parameters[rate] / 1e6:.2f} M parameters)')
+        lines.append(
+            f'learning rate {values[0]:.3g} at the start, {values[top]:.3g} at iteration '
+            f'{top}, {values[-1]:.3g} at the end '
+            f'({schedule.parameters[rate] / 1e6:.2f} M parameters)'
+        )
     if schedule.ratio is None:
         lines.append('no PRepBN with a PRepBNHook')
     else:
         ratio = schedule.ratio
-        lines.append(f'ratio {ratio[0]:.3g} at the start, {ratio[-1]:.3g} at the end, reached at '
-                     f'iteration {int((ratio == ratio[-1]).argmax())}')
+        lines.append(
+            f'ratio {ratio[0]:.3g} at the start, {ratio[-1]:.3g} at the end, reached at '
+            f'iteration {int((ratio == ratio[-1]).argmax())}'
+        )
     return '\n'.join(lines)
 
 
@@ -125,12 +167,15 @@ def main(args: argparse.Namespace) -> None:
             raise InputError(f'{name} is {value}: give a number from 1')
     cfg = load_config(args.config, args.cfg_options)
     if any(cfg.get(key) is None for key in ('train_dataloader', 'train_cfg', 'optim_wrapper')):
-        raise InputError(f'config {args.config} has no train_dataloader, train_cfg or '
-                         'optim_wrapper: give a whole config')
+        raise InputError(
+            f'config {args.config} has no train_dataloader, train_cfg or '
+            'optim_wrapper: give a whole config'
+        )
     if args.auto_scale_lr:
         if 'base_batch_size' not in (cfg.get('auto_scale_lr') or {}):
-            raise InputError('--auto-scale-lr needs auto_scale_lr=dict(base_batch_size=...) in '
-                             f'{args.config}')
+            raise InputError(
+                f'--auto-scale-lr needs auto_scale_lr=dict(base_batch_size=...) in {args.config}'
+            )
         cfg.auto_scale_lr.enable = True
     choose_work_dir(cfg, args.config)
     out = Path(args.out or os.path.join(cfg.work_dir, 'schedule.png'))
@@ -142,7 +187,8 @@ def main(args: argparse.Namespace) -> None:
     from mmengine.logging import MMLogger
     from mmengine.registry import init_default_scope
 
-    from slab_det.analysis.schedule import training_schedule
+    from slab_det.mm.analysis.schedule import training_schedule
+
     init_default_scope(cfg.get('default_scope', 'mmdet'))
     images = args.num_images or count_images(cfg, args.config)
     with warnings.catch_warnings():

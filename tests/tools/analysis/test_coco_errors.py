@@ -5,7 +5,7 @@ import cv2
 import pytest
 
 from slab_det.cli import InputError
-from slab_det.datasets import make_shapes_dataset
+from slab_det.mm.datasets import make_shapes_dataset
 from tests.scripts import load_script
 
 
@@ -21,12 +21,19 @@ def files(tmp_path, monkeypatch):
     truth = tmp_path / 'shapes/annotations/instances_val.json'
     content = json.loads(truth.read_text())
     from pycocotools import mask as mask_utils
+
     results = []
     for one in content['annotations']:
         encoded = mask_utils.frPyObjects(one['segmentation'], *one['segmentation']['size'])
-        results.append(dict(image_id=one['image_id'], category_id=one['category_id'], score=0.9,
-                            bbox=one['bbox'], segmentation=dict(
-                                size=encoded['size'], counts=encoded['counts'].decode())))
+        results.append(
+            dict(
+                image_id=one['image_id'],
+                category_id=one['category_id'],
+                score=0.9,
+                bbox=one['bbox'],
+                segmentation=dict(size=encoded['size'], counts=encoded['counts'].decode()),
+            )
+        )
     monkeypatch.chdir(tmp_path)
     return results, str(truth)
 
@@ -41,18 +48,27 @@ def test_a_picture_and_a_table(tool, files, capsys, kind):
     assert cv2.imread('a/e.png').shape[1] > 1000
 
 
-@pytest.mark.parametrize('content, options, words', [
-    (None, [], 'RESULTS.json r.json cannot be read'),
-    ('{', [], 'RESULTS.json r.json is no JSON'),
-    ('{"a": 1}', [], 'no list of predictions'),
-    ('[]', [], 'holds no prediction'),
-    ('[{"image_id": 1, "category_id": 1, "score": 1, "bbox": [0, 0, 1, 1]}]', ['--kind', 'segm'],
-     'without segmentation: give results with masks, or --kind bbox'),
-    ('[{"image_id": 1, "score": 1}]', [], 'without bbox, category_id'),
-    ('[{"image_id": 77, "category_id": 1, "score": 1, "bbox": [0, 0, 1, 1]}]', [],
-     'image 77, which is not in ANNOTATIONS.json'),
-    ('[]', ['--out', 'e.gif'], '--out e.gif: give a name that ends'),
-])
+@pytest.mark.parametrize(
+    'content, options, words',
+    [
+        (None, [], 'RESULTS.json r.json cannot be read'),
+        ('{', [], 'RESULTS.json r.json is no JSON'),
+        ('{"a": 1}', [], 'no list of predictions'),
+        ('[]', [], 'holds no prediction'),
+        (
+            '[{"image_id": 1, "category_id": 1, "score": 1, "bbox": [0, 0, 1, 1]}]',
+            ['--kind', 'segm'],
+            'without segmentation: give results with masks, or --kind bbox',
+        ),
+        ('[{"image_id": 1, "score": 1}]', [], 'without bbox, category_id'),
+        (
+            '[{"image_id": 77, "category_id": 1, "score": 1, "bbox": [0, 0, 1, 1]}]',
+            [],
+            'image 77, which is not in ANNOTATIONS.json',
+        ),
+        ('[]', ['--out', 'e.gif'], '--out e.gif: give a name that ends'),
+    ],
+)
 def test_bad_input_is_named_and_nothing_is_written(tool, files, tmp_path, content, options, words):
     if content is not None:
         Path('r.json').write_text(content)

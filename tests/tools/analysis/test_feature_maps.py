@@ -33,6 +33,7 @@ def test_a_picture_of_every_level(tool, image, capsys):
 def test_weights_of_the_checkpoint_and_maps_without_padding(tool, image):
     from mmdet.registry import MODELS
     from mmengine.config import Config
+
     cfg = Config.fromfile(MINI)
     cfg.test_dataloader.dataset.pipeline[1].scale = (100, 75)
     with MODELS.switch_scope_and_registry('mmdet') as registry:
@@ -51,13 +52,16 @@ def test_weights_of_the_checkpoint_and_maps_without_padding(tool, image):
     assert all(torch.isnan(value).all() for value in other.backbone.parameters())
 
 
-@pytest.mark.parametrize('options, words', [
-    (['b.png', MINI], 'IMAGE b.png is not a file'),
-    (['text.png', MINI], 'IMAGE text.png is not an image'),
-    (['a.png', MINI, 'none.pth'], 'checkpoint none.pth is not a file'),
-    (['a.png', MINI, '--out', 'x.bmp'], '--out x.bmp: give a name that ends'),
-    (['a.png', MINI, '--cfg-options', 'test_dataloader=None'], 'has no test_dataloader'),
-])
+@pytest.mark.parametrize(
+    'options, words',
+    [
+        (['b.png', MINI], 'IMAGE b.png is not a file'),
+        (['text.png', MINI], 'IMAGE text.png is not an image'),
+        (['a.png', MINI, 'none.pth'], 'checkpoint none.pth is not a file'),
+        (['a.png', MINI, '--out', 'x.bmp'], '--out x.bmp: give a name that ends'),
+        (['a.png', MINI, '--cfg-options', 'test_dataloader=None'], 'has no test_dataloader'),
+    ],
+)
 def test_bad_input_is_named_and_nothing_is_written(tool, image, tmp_path, options, words):
     Path('text.png').write_text('no image')
     before = sorted(tmp_path.rglob('*'))

@@ -17,8 +17,21 @@ def tool():
 
 def test_a_picture_and_the_facts_without_data(tool, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    tool.main(tool.parse_args([MINI, '--num-images', '80', '--gpus', '2', '--out', 'a/s.png',
-                               '--cfg-options', 'optim_wrapper.accumulative_counts=3']))
+    tool.main(
+        tool.parse_args(
+            [
+                MINI,
+                '--num-images',
+                '80',
+                '--gpus',
+                '2',
+                '--out',
+                'a/s.png',
+                '--cfg-options',
+                'optim_wrapper.accumulative_counts=3',
+            ]
+        )
+    )
     picture = cv2.imread('a/s.png')
     assert picture.shape[1] > 900 and (picture < 255).any()
     out = capsys.readouterr().out
@@ -29,14 +42,17 @@ def test_a_picture_and_the_facts_without_data(tool, tmp_path, monkeypatch, capsy
     assert sorted(path.name for path in tmp_path.rglob('*')) == ['a', 's.png']
 
 
-@pytest.mark.parametrize('options, words', [
-    ([], 'not there, so that the training images .* cannot be counted: give --num-images'),
-    (['--num-images', '0'], '--num-images is 0'),
-    (['--num-images', '9', '--gpus', '-1'], '--gpus is -1'),
-    (['--num-images', '9', '--out', 's.jpg'], r'--out s.jpg: give a name that ends in .png'),
-    (['--num-images', '9', '--auto-scale-lr'], '--auto-scale-lr needs auto_scale_lr'),
-    (['--num-images', '9', '--cfg-options', 'train_cfg=None'], 'has no train_dataloader'),
-])
+@pytest.mark.parametrize(
+    'options, words',
+    [
+        ([], 'not there, so that the training images .* cannot be counted: give --num-images'),
+        (['--num-images', '0'], '--num-images is 0'),
+        (['--num-images', '9', '--gpus', '-1'], '--gpus is -1'),
+        (['--num-images', '9', '--out', 's.jpg'], r'--out s.jpg: give a name that ends in .png'),
+        (['--num-images', '9', '--auto-scale-lr'], '--auto-scale-lr needs auto_scale_lr'),
+        (['--num-images', '9', '--cfg-options', 'train_cfg=None'], 'has no train_dataloader'),
+    ],
+)
 def test_bad_input_is_named_and_nothing_is_written(tool, tmp_path, monkeypatch, options, words):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv('SHAPES_ROOT', 'nowhere')
@@ -46,7 +62,8 @@ def test_bad_input_is_named_and_nothing_is_written(tool, tmp_path, monkeypatch, 
 
 
 def test_images_are_counted_where_they_are(tool, tmp_path, monkeypatch, capsys):
-    from slab_det.datasets import make_shapes_dataset
+    from slab_det.mm.datasets import make_shapes_dataset
+
     make_shapes_dataset(tmp_path / 'shapes', 6, 1, (64, 70))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv('SHAPES_ROOT', str(tmp_path / 'shapes'))

@@ -1,0 +1,1 @@
+"""ONNX files without mmdet: operators, suppression of boxes, quantization."""

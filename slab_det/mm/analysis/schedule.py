@@ -1,0 +1,170 @@
+"""Learning rate and PRepBN ratio of a whole training, without training."""
+
+import tempfile
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils.data import Dataset
+
+from slab_det.layers import prepbn_modules
+
+
+@dataclass
+class Schedule:
+    """What each training iteration runs with.
+
+    Attributes:
+        rates: learning rates, float (iterations,), by the groups of parameters that differ in
+            theirs; the keys are the groups' rates in the config.
+        parameters: number of parameters in each group of ``rates``.
+        ratio: PRepBN's ratio, float (iterations,); None where the config has no PRepBNHook.
+        epoch_length: iterations of an epoch, or None where the loop counts iterations.
+        accumulation: iterations for each step of the optimizer.
+        batch_size: images per iteration, of all processes.
+    """
+
+    rates: dict[float, np.ndarray]
+    parameters: dict[float, int]
+    ratio: np.ndarray | None
+    epoch_length: int | None
+    accumulation: int
+    batch_size: int
+
+
+class _Nothing(Dataset):
+    """Has a length and no content."""
+
+    def __init__(self, length: int) -> None:
+        self.length = length
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> None:
+        raise NotImplementedError('the schedule is computed without data')
+
+
+def training_schedule(cfg, model: nn.Module, num_images: int, processes: int = 1) -> Schedule:
+    """Run the config's parameter schedulers and its PRepBNHook over the training that it describes.
+
+    mmengine's Runner builds loop, data loader and schedulers, and its ParamSchedulerHook steps
+    them; nothing is trained and no file is left behind.
+
+    Args:
+        cfg: a whole config; ``auto_scale_lr.enable`` is followed.
+        model: its model, which says where the ratio starts and which rate parameters have.
+        num_images: size of the training set after its filters.
+        processes: how many train together; each sees its share of the set.
+
+    Raises:
+        ValueError: the optimizer or the data loader cannot be built without data, several
+            optimizers, or what PRepBNHook raises.
+    """
+    from mmengine.hooks import ParamSchedulerHook
+    from mmengine.runner import EpochBasedTrainLoop, Runner
+
+    optimizer = _optimizer_of(cfg, model)
+    loader = dict(cfg.train_dataloader)
+    # The sampler of one of several processes has this many images, its share rounded up.
+    loader.update(
+        dataset=_Nothing(-(-num_images // processes)),
+        num_workers=0,
+        persistent_workers=False,
+        pin_memory=False,
+    )
+    loader.pop('prefetch_factor', None)
+    hooks = [hook for hook in cfg.get('custom_hooks') or () if _kind(hook) == 'PRepBNHook']
+    with tempfile.TemporaryDirectory() as folder:
+        runner = Runner(
+            model,
+            folder,
+            train_dataloader=loader,
+            train_cfg=dict(cfg.train_cfg),
+            optim_wrapper=optimizer.wrapper,
+            param_scheduler=cfg.get('param_scheduler'),
+            custom_hooks=hooks,
+            default_hooks=dict.fromkeys(_DEFAULT_HOOKS),
+            log_level='ERROR',
+            default_scope=cfg.get('default_scope', 'mmdet'),
+            randomness=dict(seed=0),
+        )
+        runner._world_size = processes  # what scale_lr multiplies the batch size by
+        loop = runner.train_loop
+        runner.scale_lr(runner.optim_wrapper, cfg.get('auto_scale_lr'))
+        if runner.param_schedulers is not None:
+            runner.param_schedulers = runner.build_param_scheduler(runner.param_schedulers)
+        hook = next((one for one in runner.hooks if type(one).__name__ == 'PRepBNHook'), None)
+        if hook is not None:
+            hook.before_train(runner)
+        stepper = ParamSchedulerHook()
+        length = loop.max_iters // loop.max_epochs
+        groups = runner.optim_wrapper.optimizer.param_groups
+        rates = np.empty((len(groups), loop.max_iters))
+        for iteration in range(loop.max_iters):
+            rates[:, iteration] = [group['lr'] for group in groups]
+            stepper.after_train_iter(runner, iteration)
+            if (iteration + 1) % length == 0:
+                stepper.after_train_epoch(runner)
+        ratio = None
+        if hook is not None and prepbn_modules(model):
+            ratio = np.array([hook.ratio_at(iteration) for iteration in range(loop.max_iters)])
+    by_rate = dict(zip(optimizer.counts, rates))
+    by_epoch = isinstance(loop, EpochBasedTrainLoop)
+    return Schedule(
+        by_rate,
+        optimizer.counts,
+        ratio,
+        length if by_epoch else None,
+        optimizer.accumulation,
+        processes * (loader.get('batch_size') or 1),
+    )
+
+
+_DEFAULT_HOOKS = (
+    'runtime_info',
+    'timer',
+    'sampler_seed',
+    'logger',
+    'param_scheduler',
+    'checkpoint',
+)
+
+
+@dataclass
+class _Optimizer:
+    wrapper: object
+    counts: dict[float, int]
+    accumulation: int
+
+
+def _optimizer_of(cfg, model: nn.Module) -> _Optimizer:
+    """An optimizer with one parameter for each of the learning rates of the config's."""
+    from mmengine.optim import OptimWrapper, build_optim_wrapper
+
+    wrapper = dict(cfg.optim_wrapper)
+    accumulation = wrapper.get('accumulative_counts', 1)
+    if 'optimizer' not in wrapper:
+        raise ValueError(
+            'optim_wrapper has no optimizer: a schedule of several optimizers cannot be drawn.'
+        )
+    if _kind(wrapper) == 'AmpOptimWrapper':  # the same rates, but it needs a GPU
+        wrapper = {
+            key: wrapper[key]
+            for key in ('optimizer', 'paramwise_cfg', 'constructor')
+            if key in wrapper
+        }
+    built = build_optim_wrapper(model, wrapper)
+    counts: dict[float, int] = {}
+    for group in built.optimizer.param_groups:
+        number = sum(value.numel() for value in group['params'] if value.requires_grad)
+        counts[group['lr']] = counts.get(group['lr'], 0) + number
+    counts = {rate: counts[rate] for rate in sorted(counts, reverse=True) if counts[rate]}
+    groups: list[dict] = [dict(params=[nn.Parameter(torch.zeros(1))], lr=rate) for rate in counts]
+    return _Optimizer(OptimWrapper(torch.optim.SGD(groups, lr=max(counts))), counts, accumulation)
+
+
+def _kind(cfg: dict) -> str:
+    kind = cfg.get('type')
+    return (kind if isinstance(kind, str) else getattr(kind, '__name__', '')).split('.')[-1]

@@ -1,0 +1,51 @@
+"""The config of a re-parameterized detector."""
+
+from typing import Any
+
+from mmengine.config import Config, ConfigDict
+
+#: Norms that a re-parameterized network no longer has, and hooks that need them.
+NORMS = ('PRepBN', 'RepBN')
+HOOKS = ('PRepBNHook', 'BNCalibrationHook', 'ReparameterizeHook')
+
+
+def deploy_config(cfg: Config) -> Config:
+    """Return the config that builds the re-parameterized detector of ``cfg``.
+
+    Backbones of this package get ``deploy=True`` and lose ``init_cfg``; everywhere else in the
+    model ``norm_cfg=dict(type='PRepBN')`` becomes ``dict(type='ChannelAffine')``. Hooks that need
+    a PRepBN are left out.
+    """
+    cfg = Config(cfg.to_dict())
+    cfg.model = _deploy(cfg.model)
+    cfg.custom_hooks = [hook for hook in cfg.get('custom_hooks') or [] if hook['type'] not in HOOKS]
+    cfg.load_from = None
+    cfg.resume = False
+    return cfg
+
+
+def _deploy(node: Any) -> Any:
+    if isinstance(node, (list, tuple)):
+        return type(node)(_deploy(item) for item in node)
+    if not isinstance(node, dict):
+        return node
+    if _is_ours(node.get('type')):
+        return ConfigDict({**node, 'deploy': True, 'init_cfg': None})
+    if node.get('type') in NORMS:
+        # Running statistics are gone, so their momentum has no meaning; mmcv passes an eps itself.
+        return ConfigDict(
+            {
+                **{key: value for key, value in node.items() if key not in ('momentum', 'eps')},
+                'type': 'ChannelAffine',
+            }
+        )
+    return ConfigDict({key: _deploy(value) for key, value in node.items()})
+
+
+def _is_ours(type_: Any) -> bool:
+    from mmdet.registry import MODELS
+
+    from .backbones import SLABBackbone
+
+    module = MODELS.get(type_) if isinstance(type_, str) else type_
+    return isinstance(module, type) and issubclass(module, SLABBackbone)

@@ -1,0 +1,119 @@
+"""Images for the calibration of norms, and how far it is."""
+
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from mmdet.registry import DATASETS
+from mmengine.dataset import pseudo_collate
+from mmengine.dist import get_rank, get_world_size, is_main_process
+from mmengine.utils import ProgressBar
+from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset
+
+
+def images_as_tested(
+    train_dataloader: Mapping[str, Any] | None, test_dataloader: Mapping[str, Any] | None
+) -> Dataset:
+    """Return the data set of ``train_dataloader`` with the pipeline of ``test_dataloader``.
+
+    The data sets inside wrappers (``RepeatDataset``, ``MultiImageMixDataset``) are taken, each image
+    once; several data sets follow each other. Both arguments are configs of data loaders.
+
+    Raises:
+        ValueError: an argument is no config, or names no data set.
+    """
+    for name, loader in (
+        ('train_dataloader', train_dataloader),
+        ('test_dataloader', test_dataloader),
+    ):
+        if not isinstance(loader, Mapping):
+            raise ValueError(
+                f'{name} is {type(loader).__name__} and no config, so that the images to '
+                'calibrate with cannot be found: make it one, or (in BNCalibrationHook) give '
+                'them as dataset=dict(...), with the pipeline of the test.'
+            )
+    pipeline = next(_plain(test_dataloader['dataset']), {}).get('pipeline')
+    configs = list(_plain(train_dataloader['dataset']))
+    if pipeline is None or not configs:
+        raise ValueError(
+            'the data loaders name no data set with a pipeline: give the images to '
+            'calibrate with as dataset=dict(...).'
+        )
+    parts = [
+        DATASETS.build({**config, 'pipeline': pipeline, 'test_mode': True}) for config in configs
+    ]
+    return parts[0] if len(parts) == 1 else ConcatDataset(parts)
+
+
+def check_dataset(dataset: Any) -> None:
+    """Check that ``dataset`` is a data set, whose samples have an index, or the config of one.
+
+    Raises:
+        ValueError: it is something else, such as the name of a folder or the config of a data loader.
+    """
+    if isinstance(dataset, Mapping):
+        fits = 'type' in dataset
+    else:
+        fits = not isinstance(dataset, (str, bytes)) and all(
+            hasattr(dataset, method) for method in ('__len__', '__getitem__')
+        )
+    if not fits:
+        raise ValueError(
+            f'dataset={dataset!r:.60} is no data set: give one, or the config of one, such as '
+            "dict(type='CocoDataset', ann_file=..., pipeline=...)."
+        )
+
+
+def calibration_loader(dataset: Any, num_images: int, num_workers: int = 0) -> DataLoader:
+    """Return a loader of this process's share of ``num_images`` images, one a batch, that are
+    spread evenly over ``dataset``, all of them where it has fewer.
+
+    It draws nothing from the random numbers of training.
+
+    Raises:
+        ValueError: ``num_images`` is not positive, or the data set is empty.
+    """
+    if num_images < 1:
+        raise ValueError(f'num_images={num_images} must be at least 1.')
+    if not len(dataset):
+        raise ValueError('dataset has no images: calibrate over at least one.')
+    count = min(num_images, len(dataset))
+    chosen = ((np.arange(count) + 0.5) * len(dataset) / count).astype(int).tolist()
+    mine = chosen[get_rank() :: get_world_size()]
+    return DataLoader(
+        Subset(dataset, mine),
+        batch_size=1,
+        num_workers=num_workers if mine else 0,
+        persistent_workers=bool(num_workers and mine),
+        collate_fn=pseudo_collate,
+        generator=torch.Generator().manual_seed(0),
+    )
+
+
+def progress_bar(batches: DataLoader, number: int, title: str = 'calibration') -> Iterable[Any]:
+    """Yield ``batches``, of pass ``number``; the first process shows how far ``title`` is."""
+    if not is_main_process() or not len(batches):
+        yield from batches
+        return
+    print(f'{title}, pass {number}')
+    # mmengine would take the standard output from when it was imported.
+    bar = ProgressBar(len(batches), file=sys.stdout)
+    for batch in batches:
+        yield batch
+        bar.update()
+    print()
+
+
+def _plain(node: Any) -> Iterator[Mapping[str, Any]]:
+    """Yield the configs of the data sets inside all wrappers."""
+    if isinstance(node, (list, tuple)):
+        for part in node:
+            yield from _plain(part)
+    elif isinstance(node, Mapping):
+        inner = [node[key] for key in ('dataset', 'datasets') if key in node]
+        if inner:
+            yield from _plain(inner)
+        elif 'pipeline' in node:
+            yield node

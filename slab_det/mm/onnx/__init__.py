@@ -1,0 +1,1 @@
+"""Export of mmdet's detectors to ONNX."""

@@ -1,0 +1,1 @@
+"""Running statistics of norms: calibration and the fit to a LayerNorm."""

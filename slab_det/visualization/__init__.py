@@ -1,4 +1,0 @@
-"""Pictures of ground truth and predictions; needs NumPy and OpenCV only."""
-from .panels import Instance, class_colour, compare, draw_instances
-
-__all__ = ['Instance', 'class_colour', 'compare', 'draw_instances']

@@ -1,0 +1,34 @@
+from mmengine.config import Config
+
+from slab_det.mm.deploy_config import deploy_config
+
+
+def test_our_backbones_are_told_and_foreign_norms_are_replaced():
+    cfg = Config(
+        dict(
+            model=dict(
+                type='MaskRCNN',
+                backbone=dict(
+                    type='SLABSwinTransformer',
+                    norm_cfg=dict(type='PRepBN'),
+                    init_cfg=dict(type='Pretrained', checkpoint='x.pth'),
+                ),
+                neck=[dict(type='FPN', norm_cfg=dict(type='BN'))],
+                other=dict(
+                    type='SwinTransformer',
+                    norm_cfg=dict(type='PRepBN', momentum=0.1, requires_grad=False),
+                ),
+            ),
+            custom_hooks=[dict(type='PRepBNHook'), dict(type='RandomStateHook')],
+            load_from='y.pth',
+            resume=True,
+        )
+    )
+    new = deploy_config(cfg)
+    backbone = new.model.backbone
+    assert backbone.deploy is True and backbone.init_cfg is None
+    assert new.model.neck[0].norm_cfg.type == 'BN'
+    assert new.model.other.norm_cfg.to_dict() == dict(type='ChannelAffine', requires_grad=False)
+    assert [hook.type for hook in new.custom_hooks] == ['RandomStateHook']
+    assert new.load_from is None and new.resume is False
+    assert 'deploy' not in cfg.model.backbone and len(cfg.custom_hooks) == 2
