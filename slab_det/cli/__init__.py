@@ -1,9 +1,18 @@
-"""What the command-line tools share: arguments, checks of their input, and errors in one sentence."""
+"""What the command-line tools share: arguments, checks of their input, errors in one sentence."""
 
-from slab_det.errors import InputError
+from slab_det.errors import InputError, user_input
 from slab_det.files import whole_file, writable_folder, write_checkpoint, write_text
+from slab_det.progress import progress
 
-from .arguments import add_config_arguments, add_runner_arguments
+from .arguments import (
+    add_config_arguments,
+    add_runner_arguments,
+    add_shape,
+    add_traceback,
+    device,
+    file_name,
+    number,
+)
 from .checkpoint_checks import check_checkpoint, check_fit, check_resume, read_checkpoint
 from .checks import (
     check_data,
@@ -11,15 +20,21 @@ from .checks import (
     check_model,
     choose_work_dir,
     load_config,
+    require_onnx,
     warn_of_missing_hook,
 )
-from .errors import run
-from .launch import check_amp, prepare_launcher
+from .detector import load_detector
+from .errors import built_from, run
+from .launch import check_amp, runner_of
+from .tables import markdown_table, print_table
 
 __all__ = [
     'InputError',
     'add_config_arguments',
     'add_runner_arguments',
+    'add_shape',
+    'add_traceback',
+    'built_from',
     'check_amp',
     'check_checkpoint',
     'check_data',
@@ -28,10 +43,19 @@ __all__ = [
     'check_model',
     'check_resume',
     'choose_work_dir',
+    'device',
+    'file_name',
     'load_config',
-    'prepare_launcher',
+    'load_detector',
+    'markdown_table',
+    'number',
+    'print_table',
+    'progress',
     'read_checkpoint',
+    'require_onnx',
     'run',
+    'runner_of',
+    'user_input',
     'warn_of_missing_hook',
     'whole_file',
     'writable_folder',

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from slab_det.compat import require_detection
-from slab_det.errors import InputError, one_line
+from slab_det.errors import InputError, MissingPackageError, one_line, user_input
 from slab_det.files import writable_folder
 
 from .checkpoint_checks import check_checkpoint
@@ -30,22 +30,28 @@ def load_config(path: str, cfg_options: dict | None = None):
         )
     try:
         with warnings.catch_warnings():
-            # That mmengine uses it is no news for the user.
+            # mmengine imports it; a user can do nothing about that.
             warnings.filterwarnings('ignore', message='pkg_resources is deprecated')
             cfg = Config.fromfile(path)
     except Exception as error:  # a config is Python code and may raise anything
         raise InputError(
             f'config {path} cannot be read: {type(error).__name__}: {one_line(error)}'
         ) from error
-    if cfg_options:
-        try:
-            cfg.merge_from_dict(cfg_options)
-        except (KeyError, TypeError, AssertionError, IndexError) as error:
-            words = ' '.join(f'{key}={value}' for key, value in cfg_options.items())
-            raise InputError(
-                f'--cfg-options {words} do not fit {path}: {one_line(error)}'
-            ) from error
+    words = ' '.join(f'{key}={value}' for key, value in (cfg_options or {}).items())
+    with user_input(f'--cfg-options {words} do not fit {path}'):
+        cfg.merge_from_dict(cfg_options or {})
     return cfg
+
+
+def require_onnx() -> None:
+    """Raise MissingPackageError unless onnx and onnxruntime can be imported."""
+    try:
+        import onnx  # noqa: F401
+        import onnxruntime  # noqa: F401
+    except ImportError as error:
+        raise MissingPackageError(
+            f'{error}: install what this needs with pip install -r requirements/onnx.txt'
+        ) from error
 
 
 def choose_work_dir(cfg, config: str, work_dir: str | None = None) -> None:
@@ -72,31 +78,30 @@ def check_model(cfg, config: str):
         raise InputError(f'config {config} has no model: give a whole config, not a part of one')
     for path, checkpoint in _pretrained(cfg.model, 'model'):
         check_checkpoint(checkpoint, path)
-    try:
-        # Drawing the weights of this throw-away model must not move an unseeded run's random numbers.
-        with (
-            MODELS.switch_scope_and_registry(cfg.get('default_scope', 'mmdet')) as registry,
-            torch.random.fork_rng(devices=[]),
-        ):
-            return registry.build(cfg.model)
-    except Exception as error:  # whatever a module raises about its arguments
-        raise InputError(f'the model of {config} cannot be built: {one_line(error)}') from error
+    # Drawing the weights of this throw-away model must not move an unseeded run's random numbers.
+    with (
+        user_input(f'the model of {config} cannot be built'),
+        MODELS.switch_scope_and_registry(cfg.get('default_scope', 'mmdet')) as registry,
+        torch.random.fork_rng(devices=[]),
+    ):
+        return registry.build(cfg.model)
 
 
 def check_hooks(cfg, config: str) -> None:
-    """Builds the ``custom_hooks`` of ``cfg`` once; raises InputError where one cannot be built."""
+    """Build the ``custom_hooks`` of ``cfg`` once.
+
+    Raises:
+        InputError: one of them cannot be built.
+    """
     from mmengine.registry import HOOKS
 
     for hook in cfg.get('custom_hooks') or []:
         arguments = {key: value for key, value in hook.items() if key != 'priority'}
-        try:
-            with HOOKS.switch_scope_and_registry(cfg.get('default_scope', 'mmdet')) as registry:
-                registry.build(arguments)
-        except Exception as error:  # whatever a hook raises about its arguments
-            raise InputError(
-                f"the custom_hooks' {hook.get('type')} in {config} cannot be built: "
-                f'{one_line(error)}'
-            ) from error
+        with (
+            user_input(f"the custom_hooks' {hook.get('type')} in {config} cannot be built"),
+            HOOKS.switch_scope_and_registry(cfg.get('default_scope', 'mmdet')) as registry,
+        ):
+            registry.build(arguments)
 
 
 def warn_of_missing_hook(cfg, model) -> None:
