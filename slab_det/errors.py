@@ -15,6 +15,14 @@ class InputError(SlabDetError, ValueError):
     """What the user gave cannot be used; the message names the argument, its value and the remedy."""
 
 
+class InputTypeError(InputError, TypeError):
+    """What the user gave is of a type that cannot be used."""
+
+
+class MissingFileError(InputError, FileNotFoundError):
+    """A file that the user named does not exist."""
+
+
 class MissingPackageError(SlabDetError, ImportError):
     """A package that this needs cannot be imported, or its version does not fit."""
 

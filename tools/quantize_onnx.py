@@ -19,7 +19,6 @@ from slab_det.cli import (
     user_input,
     writable_folder,
 )
-from slab_det.errors import SlabDetError
 
 
 def parse_args() -> argparse.Namespace:
@@ -87,7 +86,7 @@ def main(args: argparse.Namespace) -> None:
     writable_folder(target.parent, '--out').mkdir(parents=True, exist_ok=True)
     with user_input('--calib', ValueError):
         images = calibration_images(args.calib, args.num)
-    with user_input(f'{source} cannot be quantized', SlabDetError):
+    with user_input(f'--out {target} cannot be written', OSError):
         layers = quantize(source, target, images, args.method, args.keep)
     before, after = latencies([source, target], images, args.threads)
     print(f'{layers} layers in INT8, ranges from {len(images)} images')

@@ -1,4 +1,4 @@
-"""Evaluate a detector: python tools/test.py CONFIG CHECKPOINT [--out FILE.pkl] [--show-dir DIR] ..."""
+"""Evaluate a detector: python tools/test.py CONFIG CHECKPOINT [--out FILE.pkl] [--show-dir DIR]"""
 
 import argparse
 from copy import deepcopy

@@ -1,4 +1,4 @@
-"""Train a detector: python tools/train.py CONFIG [--work-dir DIR] [--amp] [--resume [CHECKPOINT]]"""
+"""Train a detector: python tools/train.py CONFIG [--work-dir DIR] [--resume [CHECKPOINT]]"""
 
 import argparse
 

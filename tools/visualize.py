@@ -57,7 +57,7 @@ def parse_args(arguments=None) -> argparse.Namespace:
 
 
 def spread(total: int, wanted: int) -> list:
-    """Return the indices of ``wanted`` of ``total`` images, evenly spread; all for 0 or too many."""
+    """Return indices of ``wanted`` of ``total`` images, evenly spread; all for 0 or too many."""
     if not 0 < wanted < total:
         return list(range(total))
     return [index * total // wanted for index in range(wanted)]
