@@ -85,6 +85,15 @@ def check_out(out: str, config: str, checkpoint: str) -> Path:
     return path
 
 
+def averaged_too(content: dict) -> None:
+    """Print which of two models was calibrated, if the checkpoint holds two."""
+    if 'ema_state_dict' in content:
+        print(
+            'the checkpoint holds an averaged model (EMAHook): its statistics are calibrated, not '
+            'those of the model that it averages'
+        )
+
+
 def main(args: argparse.Namespace) -> None:
     out = check_out(args.out, args.config, args.checkpoint)
     cfg, model, content = load_detector(args, 'train')
@@ -115,11 +124,7 @@ def main(args: argparse.Namespace) -> None:
     print(report.summary())
     if report.passes == args.max_passes > 1 and report.residual > args.tolerance:
         print(f'the statistics still change by {report.residual:.2g}: raise --max-passes')
-    if 'ema_state_dict' in content:
-        print(
-            'the checkpoint holds an averaged model (EMAHook): its statistics are calibrated, not '
-            'those of the model that it averages'
-        )
+    averaged_too(content)
     weights = {key: value.cpu() for key, value in model.state_dict().items()}
     meta = dict(content.get('meta') or {})
     write_checkpoint(out, dict(state_dict=weights, meta=meta), '--out')

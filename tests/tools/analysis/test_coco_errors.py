@@ -66,7 +66,6 @@ def test_a_picture_and_a_table(tool, files, capsys, kind):
             [],
             'image 77, which is not in ANNOTATIONS.json',
         ),
-        ('[]', ['--out', 'e.gif'], '--out e.gif: give a name that ends'),
     ],
 )
 def test_bad_input_is_named_and_nothing_is_written(tool, files, tmp_path, content, options, words):
