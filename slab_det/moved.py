@@ -15,6 +15,7 @@ from types import ModuleType
 MOVED = {
     'slab_det.analysis': 'slab_det.mm.analysis',
     'slab_det.backbones': 'slab_det.mm.backbones',
+    'slab_det.checkpoints.conversion': 'slab_det.models.conversion',
     'slab_det.calibration': 'slab_det.statistics.calibration',
     'slab_det.datasets': 'slab_det.mm.datasets',
     'slab_det.hooks': 'slab_det.mm.hooks',

@@ -16,7 +16,7 @@ from slab_det.layers.positions import resize_grid, square_grid
 
 from .families import detect_family, to_our_names
 from .family import CheckpointError, Family, Weights
-from .reading import read_checkpoint, select_state_dict, stored_grid_sizes
+from .reading import read_checkpoint, select_weights, stored_grid_sizes
 from .report import LoadReport, shorten
 
 GridSizes = Mapping[str, tuple[int, int]]
@@ -94,7 +94,11 @@ def convert_state_dict(
 
 
 def load_into(
-    model: nn.Module, path: str, prefix: str | None = None, resize_grids: bool = False
+    model: nn.Module,
+    path: str,
+    prefix: str | None = None,
+    resize_grids: bool = False,
+    ema: bool | None = None,
 ) -> LoadReport:
     """Load the checkpoint file ``path`` into a transformer of :mod:`slab_det.models`.
 
@@ -103,20 +107,23 @@ def load_into(
         path: the file.
         prefix: take only the entries below it, for example ``'backbone.'``.
         resize_grids: see :func:`convert_state_dict`.
+        ema: which weights to take, see :func:`select_weights`.
 
     Raises:
         FileNotFoundError, CheckpointError: see :func:`read_checkpoint` and
             :func:`convert_state_dict`.
     """
     checkpoint = read_checkpoint(path)
+    source, taken = select_weights(checkpoint, prefix, ema)
     weights, report = convert_state_dict(
-        select_state_dict(checkpoint, prefix),
+        source,
         model.state_dict(),
         resize_grids=resize_grids,
         grid_sizes=model.grid_sizes(),
         source_grid_sizes=stored_grid_sizes(checkpoint),
     )
     model.load_state_dict(weights, strict=False)
+    report.taken = taken
     return report
 
 

@@ -47,3 +47,8 @@ def kind_of(node: Any) -> str:
     ``'mmdet.PRepBNHook'`` and of the class itself; '' where there is none."""
     kind = node.get('type', '') if isinstance(node, dict) else ''
     return (kind if isinstance(kind, str) else getattr(kind, '__name__', '')).rpartition('.')[2]
+
+
+def is_pretrained(node: Any) -> bool:
+    """Whether ``node`` is an ``init_cfg`` that reads a checkpoint, by name or by class."""
+    return kind_of(node) in ('Pretrained', 'PretrainedInit')

@@ -111,7 +111,7 @@ def test_truncated_files_are_named(tmp_path, zipped, share):
 def test_files_of_another_kind_are_named(tmp_path, content):
     path = tmp_path / 'ckpt.pth'
     path.write_bytes(content)
-    with pytest.raises(CheckpointError, match='truncated or no PyTorch checkpoint'):
+    with pytest.raises(CheckpointError, match='truncated or not a checkpoint'):
         read_checkpoint(str(path))
 
 
