@@ -88,8 +88,13 @@ def read_checkpoint(
         checkpoint = _load(path, foreign)
     except _READ_ERRORS as error:
         message = ' '.join(str(error).split())
-        if 'TorchScript' in message:
-            raise CheckpointError(_whole_model(f'{argument} {path!r}', 'TorchScript')) from error
+        # The former format stores the source of a model's classes as storages are stored.
+        for sign, kind in (
+            ('torchscript', 'TorchScript'),
+            ('only persistent_load of', 'nn.Module'),
+        ):
+            if sign in message.lower():
+                raise CheckpointError(_whole_model(f'{argument} {path!r}', kind)) from error
         unsafe = re.search(r'GLOBAL `?[\w.]+|Unsupported \w+ \w+', message)
         if unsafe:
             raise CheckpointError(
