@@ -1,8 +1,9 @@
 """Convert a checkpoint to this package's names: python tools/convert_checkpoint.py SRC DST
 
 Published SLAB and PRepBN checkpoints, official ones of Swin, PVT, PVTv2, DeiT and CSWin, timm's
-(also as safetensors) and mmdet's are read. Backbones read all of them as they are with init_cfg=dict(type='Pretrained', ...);
-this tool is for resizing grids, dropping a classifier and seeing what is in a file.
+(also as safetensors) and mmdet's are read. Backbones read all of them as they are with
+init_cfg=dict(type='Pretrained', ...); this tool is for resizing grids, dropping a classifier and
+seeing what is in a file.
 """
 
 import argparse

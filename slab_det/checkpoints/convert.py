@@ -87,8 +87,8 @@ def convert_state_dict(
     ]
     if lacking:
         raise CheckpointError(
-            f'the checkpoint ({origin}) lacks {shorten(lacking)} of the model ({model}); choose the '
-            'arch, attn_types and norm of the checkpoint.'
+            f'the checkpoint ({origin}) lacks {shorten(lacking)} of the model ({model}); choose '
+            'the arch, attn_types and norm of the checkpoint.'
         )
     return fitted, report
 
@@ -189,15 +189,15 @@ def _convert_norms(weights: dict[str, Tensor], target: Weights, moved: list[str]
         elif prefix + 'eta' in target:
             if found:
                 raise CheckpointError(
-                    f'the norm {prefix[:-1]} of the checkpoint has ratio {found:.4g}, but RepBN has '
-                    "no LayerNorm branch; use norm_cfg=dict(type='PRepBN')."
+                    f'the norm {prefix[:-1]} of the checkpoint has ratio {found:.4g}, but RepBN '
+                    "has no LayerNorm branch; use norm_cfg=dict(type='PRepBN')."
                 )
             new = repbn_entries(canonical)
         elif prefix + 'weight' in target and prefix + 'running_mean' not in target:
             if found != 1:
                 raise CheckpointError(
-                    f'the norm {prefix[:-1]} of the checkpoint is a PRepBN at ratio {found:.4g}, but '
-                    "a LayerNorm in the model; use norm_cfg=dict(type='PRepBN')."
+                    f'the norm {prefix[:-1]} of the checkpoint is a PRepBN at ratio {found:.4g}, '
+                    "but a LayerNorm in the model; use norm_cfg=dict(type='PRepBN')."
                 )
             new = layer_norm_entries(canonical)
         else:

@@ -22,7 +22,7 @@ NESTS = ('state_dict', 'model', 'model_state_dict', 'module', 'params')
 AVERAGED = ('state_dict_ema', 'model_ema', 'ema_state_dict', 'ema', 'ema_model', 'params_ema')
 #: What wrappers put before the name of every entry: DDP, Lightning, our backbones, averages.
 WRAPPERS = ('module.', 'model.', 'net.', 'network.', *(f'{name}.' for name in AVERAGED))
-#: What torch puts before the names of a module that is compiled, sharded or recomputed, at any depth.
+#: What torch puts before the names of a compiled, sharded or recomputed module, at any depth.
 _WITHIN = re.compile(r'(?<![^.])(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.')
 
 #: What torch and safetensors raise where a file is damaged or of another kind.
@@ -39,6 +39,12 @@ _READ_ERRORS = (
     zipfile.BadZipFile,
     SafetensorError,
 )
+
+
+def is_address(source: str) -> bool:
+    """Whether ``source`` names a checkpoint elsewhere, ``SCHEME://...`` or ``hf-hub:OWNER/NAME``,
+    and not a file."""
+    return '://' in source or source.startswith(('hf-hub:', 'hf_hub:'))
 
 
 class _Inert:
@@ -232,12 +238,12 @@ def select_weights(
             f'under {_and(sets)}; leave ema out.'
         )
     weights, taken = sets[names[0]], ''
-    others = [name for name in sets if (name in averaged) != (names[0] in averaged)]
-    if others:
-        kinds = ('averaged', 'plain') if names[0] in averaged else ('plain', 'averaged')
+    own = names[0] in averaged
+    if others := [name for name in sets if (name in averaged) != own]:
+        kinds = ('averaged', 'plain') if own else ('plain', 'averaged')
         taken = (
-            f'{kinds[0]} weights of {_and(names[:1])} taken, ema={kinds[1] == "averaged"} takes the '
-            f'{kinds[1]} ones of {_and(others)}'
+            f'{kinds[0]} weights of {_and(names[:1])} taken, ema={not own} takes the {kinds[1]} '
+            f'ones of {_and(others)}'
         )
     whole = _unwrap(weights)
     if not prefix:

@@ -47,7 +47,7 @@ class LoadReport:
         )
 
     def table(self, weights: Mapping[str, Tensor]) -> str:
-        """Return what became of every entry, a line for each; ``weights`` are those that were used."""
+        """Return what became of every entry, a line each; ``weights`` are those used."""
         states = dict.fromkeys(self.used, 'used')
         states.update(dict.fromkeys(self.resized, 'resized'))
         rows = [f'{state:<8} {name} {tuple(weights[name].shape)}' for name, state in states.items()]

@@ -1,4 +1,4 @@
-"""Converting a checkpoint file to this package's names; the model that it fits says what is missing."""
+"""Converting a checkpoint file to this package's names."""
 
 import os
 import sys

@@ -11,7 +11,7 @@ import torch
 from mmengine.dist import all_gather_object, get_rank
 from mmengine.runner import CheckpointLoader
 
-from slab_det.checkpoints import CheckpointError, read_checkpoint
+from slab_det.checkpoints import CheckpointError, is_address, read_checkpoint
 from slab_det.errors import one_line
 
 
@@ -29,11 +29,11 @@ def open_checkpoint(source: str) -> dict[str, Any]:
             or the hub has no such model, no weights of it, or cannot be reached.
     """
     source = str(source)
+    scheme, _, rest = source.partition('://')
+    if not is_address(source):
+        return read_checkpoint(source)
     if source.startswith(('hf-hub:', 'hf_hub:')):
         return _from_hub(source, source.partition(':')[2].removeprefix('//'))
-    scheme, separator, rest = source.partition('://')
-    if not separator:
-        return read_checkpoint(source)
     if scheme == 'timm':
         return _from_timm(source, rest)
     if scheme in ('http', 'https'):

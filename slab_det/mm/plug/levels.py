@@ -23,9 +23,9 @@ def adapt_levels(
 
     Every map keeps its stride: the new backbone returns the stages of the strides that the old one
     returned, less those that the neck leaves out (``start_level``). A backbone of one scale gets
-    a :class:`~slab_det.mm.necks.SimpleFPN` in place of an FPN and before any other neck. Channels are
-    set where the neck, or without one the heads, name those of the old maps, in the same order or
-    reversed; also in heads behind a neck that passes the maps on, as SSD's does.
+    a :class:`~slab_det.mm.necks.SimpleFPN` in place of an FPN and before any other neck. Channels
+    are set where the neck, or without one the heads, name those of the old maps, in the same order
+    or reversed; also in heads behind a neck that passes the maps on, as SSD's does.
 
     Args:
         model: config of the model; its backbone is left alone.
