@@ -127,7 +127,10 @@ def main(args: argparse.Namespace) -> None:
 
     warnings.simplefilter('ignore')
     register_all_modules(init_default_scope=True)
-    backbone = backbone_config(args.backbone, args.norm, args.attn)
+    try:
+        backbone = backbone_config(args.backbone, args.norm, args.attn)
+    except InputError as error:  # begins with the name of the argument
+        raise InputError(f'--{error}') from error
     cfg = load_detector(args.config)
     weights = weights_of(args.checkpoint) if args.checkpoint else None
     plan = make_plan(cfg, backbone, args.config, weights)

@@ -76,8 +76,11 @@ def check_model(cfg, config: str):
 
     if cfg.get('model') is None:
         raise InputError(f'config {config} has no model: give a whole config, not a part of one')
+    from slab_det.checkpoints import is_address
+
     for path, checkpoint in _pretrained(cfg.model, 'model'):
-        check_checkpoint(checkpoint, path)
+        if not is_address(str(checkpoint)):
+            check_checkpoint(checkpoint, path)
     # Drawing the weights of this throw-away model must not move an unseeded run's random numbers.
     with (
         user_input(f'the model of {config} cannot be built'),

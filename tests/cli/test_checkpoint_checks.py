@@ -176,3 +176,25 @@ def test_resume_needs_more_than_weights(tmp_path):
         Detector(),
         match='no optimizer and no message_hub: .* load_from=',
     )
+
+
+def test_a_backbone_in_the_place_of_a_detector_is_told(tmp_path):
+    weights = {'layers.0.blocks.0.attn.qkv.weight': torch.ones(1)}
+    torch.save(dict(state_dict=weights), tmp_path / 'swin.pth')
+    refused(
+        check_fit,
+        str(tmp_path / 'swin.pth'),
+        Detector(),
+        'load_from',
+        whole=False,
+        match='is a Swin Transformer alone and not a detector: name it .*init_cfg of model.backbone',
+    )
+
+
+def test_whole_models_and_foreign_objects_are_refused_before_mmengine_meets_them(tmp_path):
+    torch.save(Detector(), tmp_path / 'model.pth')
+    refused(
+        read_checkpoint, str(tmp_path / 'model.pth'), 'load_from', match='load_from .*model.pth'
+    )
+    torch.save(dict(a=Detector), tmp_path / 'class.pth')
+    refused(read_checkpoint, str(tmp_path / 'class.pth'), 'load_from', match='running code from it')

@@ -71,7 +71,7 @@ def test_prints_what_became_of_every_entry_and_writes_the_file(convert, source, 
         ),
         (
             ('src.pth', 'dst.pth', '--prefix', 'backbone.', '--family', 'deit'),
-            'pass --family pvt or auto',
+            'pass family pvt or auto',
         ),
     ],
 )

@@ -14,11 +14,11 @@ from pathlib import Path
 from slab_det.cli import (
     InputError,
     add_config_arguments,
+    check_fit,
     check_hooks,
     check_model,
     choose_work_dir,
     load_config,
-    read_checkpoint,
     run,
     whole_file,
     writable_folder,
@@ -80,19 +80,17 @@ def count_images(cfg, config: str) -> int:
 
 def load_start(cfg, model) -> None:
     """Give the model the weights that training starts from, since they bring the ratio along."""
+    from slab_det.checkpoints import is_address
     from slab_det.layers import prepbn_modules
+    from slab_det.mm.config_walk import is_pretrained, walk_dicts
 
-    for module in model.modules():
-        init_cfg = getattr(module, 'init_cfg', None)
-        if (
-            isinstance(init_cfg, dict)
-            and '://' not in str(init_cfg.get('checkpoint', '://'))
-            and (prepbn_modules(module))
-        ):
+    for module in filter(prepbn_modules, model.modules()):
+        nodes = [node for _, node in walk_dicts(getattr(module, 'init_cfg', None))]
+        files = [node['checkpoint'] for node in nodes if is_pretrained(node)]
+        if files and not any(map(is_address, files)):
             module.init_weights()
-    if cfg.get('load_from') and '://' not in cfg.load_from:
-        content = read_checkpoint(cfg.load_from, 'load_from')
-        model.load_state_dict(content.get('state_dict', content), strict=False)
+    if cfg.get('load_from'):
+        check_fit(cfg.load_from, model, 'load_from', whole=False)  # fills the model
 
 
 def draw(schedule, title: str):

@@ -1,18 +1,19 @@
 """The normalisation of images."""
 
-from collections.abc import Callable
 from typing import Any
 
 from mmdet.registry import MODELS
 from mmengine.model import ImgDataPreprocessor
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
+from .notes import Noting
+
 #: What every checkpoint of these transformers was trained with, on red, green, blue from 0 to 255.
 MEAN = [round(255 * value, 3) for value in IMAGENET_DEFAULT_MEAN]
 STD = [round(255 * value, 3) for value in IMAGENET_DEFAULT_STD]
 
 
-def adapt_preprocessor(cfg: dict[str, Any], note: Callable[..., None]) -> None:
+def adapt_preprocessor(cfg: dict[str, Any], note: Noting) -> None:
     """Set mean, std and the order of channels of the model's data preprocessor, in place."""
     path = 'model.data_preprocessor'
     preprocessor = cfg['model'].get('data_preprocessor')

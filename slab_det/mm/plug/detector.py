@@ -4,7 +4,6 @@
 import difflib
 import os
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +15,7 @@ from mmengine.utils import get_installed_path, is_installed
 
 from slab_det.cli.checks import load_config
 from slab_det.errors import InputError, one_line
+from slab_det.mm.config_walk import walk_dicts
 
 #: Side of the square image by which maps are measured, in pixels: 4 cells at stride 64.
 SIDE = 256
@@ -71,8 +71,8 @@ def load_detector(config: str) -> Config:
     if not isinstance(model.get('backbone'), dict):
         inner = [
             path
-            for path, node in walk(model, 'model')
-            if isinstance(node, dict) and path.endswith('.backbone') and 'type' in node
+            for path, node in walk_dicts(model, 'model')
+            if path.endswith('.backbone') and 'type' in node
         ]
         if inner:
             raise InputError(
@@ -85,10 +85,8 @@ def load_detector(config: str) -> Config:
         )
     others = [
         path
-        for path, node in walk(model, 'model')
-        if isinstance(node, dict)
-        and path.rsplit('.', 1)[-1].endswith('backbone')
-        and path != 'model.backbone'
+        for path, _ in walk_dicts(model, 'model')
+        if path.endswith('backbone') and path != 'model.backbone'
     ]
     if others:
         raise InputError(
@@ -146,18 +144,6 @@ def reason(error: BaseException) -> str:
     """Return class and message of what a module raised, in one line."""
     kind, message = type(error).__name__, one_line(error)
     return kind if message == kind else f'{kind}: {message}'
-
-
-def walk(node: Any, path: str) -> Iterator[tuple[str, Any]]:
-    """Yield (path, value) of everything below ``node``."""
-    items: list[tuple[Any, Any]] = []
-    if isinstance(node, dict):
-        items = list(node.items())
-    elif isinstance(node, (list, tuple)):
-        items = list(enumerate(node))
-    for key, value in items:
-        yield f'{path}.{key}', value
-        yield from walk(value, f'{path}.{key}')
 
 
 def base_of(config: str, out: str) -> str:

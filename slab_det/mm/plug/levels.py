@@ -1,13 +1,12 @@
 """Levels and channels of everything that reads a backbone's maps."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from slab_det.errors import InputError
 
 from .detector import Maps
-
-Note = Callable[..., None]
+from .notes import Noting
 
 #: Parts of a model that are no modules and read no maps.
 _SETTINGS = ('backbone', 'data_preprocessor', 'train_cfg', 'test_cfg', 'init_cfg')
@@ -18,15 +17,15 @@ PYRAMID_CHANNELS = 256
 
 
 def adapt_levels(
-    model: dict[str, Any], old: Maps, new: Maps, config: str, note: Note
+    model: dict[str, Any], old: Maps, new: Maps, config: str, note: Noting
 ) -> dict[str, Any]:
     """Make ``model`` read the maps of another backbone, in place.
 
     Every map keeps its stride: the new backbone returns the stages of the strides that the old one
     returned, less those that the neck leaves out (``start_level``). A backbone of one scale gets
-    a :class:`~slab_det.mm.necks.SimpleFPN` in place of an FPN and before any other neck. Channels are
-    set where the neck, or without one the heads, name those of the old maps, in the same order or
-    reversed; also in heads behind a neck that passes the maps on, as SSD's does.
+    a :class:`~slab_det.mm.necks.SimpleFPN` in place of an FPN and before any other neck. Channels
+    are set where the neck, or without one the heads, name those of the old maps, in the same order
+    or reversed; also in heads behind a neck that passes the maps on, as SSD's does.
 
     Args:
         model: config of the model; its backbone is left alone.
@@ -89,7 +88,7 @@ def _skip_first_levels(model: dict[str, Any], maps: int) -> int:
     return skipped
 
 
-def _replace(model: dict[str, Any], old: Sequence[int], new: list[int], note: Note) -> None:
+def _replace(model: dict[str, Any], old: Sequence[int], new: list[int], note: Noting) -> None:
     """Write ``new`` channels where ``model`` names the ``old`` ones."""
     reader = first_neck(model)
     if reader is None:
@@ -150,7 +149,7 @@ def _settings(node: Any, path: str) -> Iterator[tuple[str, Any, Any, Any]]:
 
 
 def _simple_fpn(
-    model: dict[str, Any], wanted: Sequence[int], new: Maps, note: Note
+    model: dict[str, Any], wanted: Sequence[int], new: Maps, note: Noting
 ) -> tuple[dict[str, Any], bool]:
     """Return the config of a SimpleFPN with the strides ``wanted``, and whether it replaces the
     neck."""
