@@ -7,4 +7,5 @@ model = dict(backbone=dict(norm_cfg=dict(type='PRepBN'), init_cfg=None))
 # As in slab_runtime.py; of two bases only one may name the default hooks, and mmdet's does.
 default_hooks = dict(checkpoint=dict(backend_args=dict(backend='whole')))
 # The RepBN branch is new to the detector: gradients through it are large at first.
-optim_wrapper = dict(clip_grad=dict(max_norm=5.0, norm_type=2))
+optim_wrapper = dict(
+    constructor='SLABOptimWrapperConstructor', clip_grad=dict(max_norm=5.0, norm_type=2))

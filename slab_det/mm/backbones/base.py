@@ -130,6 +130,21 @@ class SLABBackbone(BaseModule):
             f'Loaded {path} into {type(self).__name__}: {report.summary()}'
         )
 
+    def no_weight_decay(self) -> set[str]:
+        """Return the names of the transformer's parameters that take no weight decay besides norms
+        and biases."""
+        return {f'net.{name}' for name in self.net.no_weight_decay()}
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Return the transformer's ``group_matcher``, by which timm counts layers; with ``coarse``
+        a stage is one layer."""
+        return {
+            group: [(_inside_net(pattern), number) for pattern, number in patterns]
+            if isinstance(patterns, list)
+            else _inside_net(patterns)
+            for group, patterns in self.net.group_matcher(coarse).items()
+        }
+
     def train(self, mode: bool = True) -> 'SLABBackbone':
         """Switch between training and evaluation; what is frozen stays in evaluation."""
         super().train(mode)
@@ -151,6 +166,10 @@ class SLABBackbone(BaseModule):
     def _freeze(self) -> None:
         for module in self._frozen():
             module.eval().requires_grad_(False)
+
+
+def _inside_net(pattern: str) -> str:
+    return rf'^net\.(?:{pattern.removeprefix("^")})'
 
 
 def pick_arch(
