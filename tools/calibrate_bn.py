@@ -16,6 +16,7 @@ from slab_det.cli import (
     check_fit,
     check_model,
     load_config,
+    naming_damaged_images,
     read_checkpoint,
     run,
     writable_folder,
@@ -152,14 +153,15 @@ def main(args: argparse.Namespace) -> None:
     model.to(choose_device(args.device))
     loader = calibration_loader(dataset, args.num_images, args.num_workers)
     try:
-        report = calibrate_batch_norm(
-            model,
-            loader,
-            include_frozen=args.include_frozen,
-            max_passes=args.max_passes,
-            tolerance=args.tolerance,
-            progress=progress_bar,
-        )
+        with naming_damaged_images():
+            report = calibrate_batch_norm(
+                model,
+                loader,
+                include_frozen=args.include_frozen,
+                max_passes=args.max_passes,
+                tolerance=args.tolerance,
+                progress=progress_bar,
+            )
     except ValueError as error:
         raise InputError(f'{args.config} with {args.checkpoint}: {error}') from error
     print(report.summary())

@@ -12,6 +12,7 @@ from slab_det.cli import (
     check_checkpoint,
     check_fit,
     check_model,
+    check_trained,
     load_config,
     read_checkpoint,
     run,
@@ -124,6 +125,7 @@ def main(args: argparse.Namespace) -> None:
     register_all_modules(init_default_scope=True)
     model = check_model(cfg, args.config)
     check_fit(args.checkpoint, model, 'checkpoint')
+    check_trained(cfg, args.checkpoint, 'checkpoint')
     content = read_checkpoint(args.checkpoint, 'checkpoint')
     model.load_state_dict(content.get('state_dict', content), strict=False)
     model.eval()

@@ -13,6 +13,7 @@ from slab_det.cli import (
     check_resume,
     choose_work_dir,
     load_config,
+    naming_damaged_images,
     prepare_launcher,
     run,
     warn_of_missing_hook,
@@ -61,7 +62,7 @@ def main(args: argparse.Namespace) -> None:
         cfg.load_from = None if args.resume == 'auto' else args.resume
 
     choose_work_dir(cfg, args.config, args.work_dir)
-    check_data(cfg, ('train', 'val'))
+    check_data(cfg, ('train', 'val'), announce=True, decode=args.check_images)
     check_hooks(cfg, args.config)
     model = check_model(cfg, args.config)
     if cfg.get('resume'):
@@ -78,7 +79,8 @@ def main(args: argparse.Namespace) -> None:
 
     setup_cache_size_limit_of_dynamo()
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
-    runner.train()
+    with naming_damaged_images():
+        runner.train()
 
 
 if __name__ == '__main__':

@@ -17,11 +17,14 @@ from slab_det.cli import (
     check_data,
     check_fit,
     check_model,
+    check_trained,
     choose_work_dir,
     load_config,
+    naming_damaged_images,
     run,
+    write_text,
 )
-from slab_det.mm.visualization import Instance, compare
+from slab_det.mm.visualization import Instance, compare, drawn_names
 
 
 def parse_args(arguments=None) -> argparse.Namespace:
@@ -130,6 +133,7 @@ def main(args: argparse.Namespace) -> None:
     check_data(cfg, (args.split,))
     model = check_model(cfg, args.config)
     check_fit(args.checkpoint, model, 'checkpoint')
+    check_trained(cfg, args.checkpoint, 'checkpoint')
     out = Path(args.out or os.path.join(cfg.work_dir, 'pictures'))
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -153,13 +157,16 @@ def main(args: argparse.Namespace) -> None:
     model.to(get_device())
     model.eval()
     dataset = DATASETS.build(loader.dataset)
-    classes = dataset.metainfo['classes']
+    classes, legend = drawn_names(dataset.metainfo['classes'])
+    if legend:
+        text = '\n'.join(f'{number} {name}' for number, name in legend.items())
+        write_text(out / 'legend.txt', f'{text}\n', '--out')
     digits = len(str(len(dataset)))
     for index in track_iter_progress(spread(len(dataset), args.num)):
         info = dataset.get_data_info(index)
-        image = mmcv.imfrombytes(get(info['img_path']), channel_order='bgr')
-        with no_grad():
+        with no_grad(), naming_damaged_images():
             sample = model.test_step(pseudo_collate([dataset[index]]))[0]
+        image = mmcv.imfrombytes(get(info['img_path']), channel_order='bgr')
         picture = compare(
             image,
             true_instances(info, *image.shape[:2]),
