@@ -115,7 +115,7 @@ def check_data(
         phases: of ``train``, ``val`` and ``test``.
         announce: print a line that says what will be trained on.
         decode: decode every image.
-        absent_ok: files that are missing are not looked at.
+        absent_ok: files that are missing, and the images, are not looked at.
 
     Returns:
         A report per file and use.
@@ -216,12 +216,7 @@ def sources_of(cfg: Any, phases: Sequence[str], absent_ok: bool = False) -> Iter
         loader = cfg.get(f'{phase}_dataloader') or {}
         sets = list(datasets_of(loader.get('dataset'), f'{phase}_dataloader.dataset'))
         for path, dataset in sets:
-            try:
-                source = _of_dataset(phase, path, dataset, annotated)
-            except InputError:
-                if absent_ok:
-                    continue
-                raise
+            source = _of_dataset(phase, path, dataset, annotated, absent_ok)
             if source is not None:
                 yield source
         for number, (path, metric) in enumerate(metrics):
@@ -230,7 +225,9 @@ def sources_of(cfg: Any, phases: Sequence[str], absent_ok: bool = False) -> Iter
                 yield source
 
 
-def _of_dataset(phase: str, path: str, dataset: dict, annotated: bool) -> Source | None:
+def _of_dataset(
+    phase: str, path: str, dataset: dict, annotated: bool, absent_ok: bool
+) -> Source | None:
     """Return a data set's source, None where it is remote or not in COCO's format."""
     if (
         _is_remote(dataset.get('data_root'))
@@ -239,20 +236,24 @@ def _of_dataset(phase: str, path: str, dataset: dict, annotated: bool) -> Source
     ):
         return None
     root = dataset.get('data_root') or ''
-    if root and not os.path.isdir(root):
+    # mmengine joins unless a slash or a drive letter leads, as os.path.join does.
+    ann_file = os.path.join(root, dataset['ann_file'])
+    prefix = dataset.get('data_prefix') or {}
+    images = os.path.join(root, prefix.get('img', prefix.get('img_path', '')))
+    if absent_ok:
+        if not os.path.isfile(ann_file):
+            return None
+        images = None
+    elif root and not os.path.isdir(root):
         raise InputError(
             f'{path}.data_root {root} is not a folder: put the data there, or name its place with '
             f'--cfg-options {path}.data_root=FOLDER (and likewise for the other data sets)'
         )
-    # mmengine joins unless a slash or a drive letter leads, as os.path.join does.
-    ann_file = os.path.join(root, dataset['ann_file'])
     if not os.path.isfile(ann_file):
         raise InputError(
             f'{path}.ann_file {ann_file} is not a file: put the annotations there, or name them '
             f'with --cfg-options {path}.ann_file=FILE'
         )
-    prefix = dataset.get('data_prefix') or {}
-    images = os.path.join(root, prefix.get('img', prefix.get('img_path', '')))
     if images and not os.path.isdir(images):
         raise InputError(
             f'{path}.data_prefix.img {images} is not a folder: put the images there, or name their '
@@ -261,6 +262,11 @@ def _of_dataset(phase: str, path: str, dataset: dict, annotated: bool) -> Source
     panoptic = _reads_coco(dataset)
     if panoptic is None:
         return None
+    if 'img' not in prefix:
+        raise InputError(
+            f'{path}.data_prefix has no img, the folder of the images below data_root: set '
+            f'--cfg-options {path}.data_prefix.img=FOLDER'
+        )
     loading = _steps(dataset, 'LoadAnnotations')
     roles = {READ}
     if phase == 'train' and (loading or not dataset.get('pipeline')):

@@ -109,6 +109,11 @@ class Annotations:
         if len(indices):
             self.faults[kind] = np.asarray(indices, int)
 
+    def _note_mixed(self, kind: str, values: list) -> None:
+        texts = [type(one) is str for one in values]
+        if not all(texts):
+            self._note(kind, where(texts))
+
     def _entries(self, part: str, entries: list) -> list[dict]:
         """Return the entries, an empty one in place of what is not an object."""
         if set(map(type, entries)) - {dict}:
@@ -129,9 +134,7 @@ class Annotations:
         lacking = set(self.faults.get('image-entry', ()))
         self._note('image-id', [index for index in bad if index not in lacking])
         self._note('image-id-twice', repeated(self.image_ids))
-        texts = [type(one) is str for one in self.image_ids]
-        if any(texts) and not all(texts):
-            self._note('image-id-mixed', where(texts))
+        self._note_mixed('image-id-mixed', self.image_ids)
         self.names = column(self.images, 'file_name')
         if set(map(type, self.names)) - {str} or '' in self.names:
             self._note(
@@ -157,6 +160,7 @@ class Annotations:
         self.category_ids, bad = ids(column(self.categories, 'id'))
         lacking = set(self.faults.get('category-entry', ()))
         self._note('category-id', [index for index in bad if index not in lacking])
+        self._note_mixed('category-id-mixed', self.category_ids)
         self.category_names = column(self.categories, 'name')
 
     def _check_references(self) -> None:
@@ -186,14 +190,8 @@ class Annotations:
 
     def _check_boxes(self) -> None:
         found = column(self.annotations, 'ignore')
-        self.ignored = (
-            (
-                np.array([bool(one) and one is not ABSENT for one in found], bool)
-                if set(found) != {ABSENT}
-                else np.zeros(len(found), bool)
-            )
-            if _hashable(found)
-            else np.array([bool(one) and one is not ABSENT for one in found], bool)
+        self.ignored = np.fromiter(
+            (one is not ABSENT and bool(one) for one in found), bool, len(found)
         )
         self._note('ignored', where(self.ignored))
         self.boxes = boxes(column(self.annotations, 'bbox'))
@@ -384,10 +382,9 @@ class Annotations:
         if rule.part == 'annotations':
             images = np.unique(self.image_of[indices])
             images = images[images >= 0]
-        part = rule.part if total != 1 else _singular(rule.part)
         return Finding(
             kind,
-            f'{len(indices):,} of {total:,} {part} {rule.text}',
+            f'{len(indices):,} of {total:,} {rule.part} {rule.text}',
             tuple(self._place(rule, int(index)) for index in indices[:3]),
             bool(use.roles & set(rule.fatal)),
             rule.remedy.format(path=self.path),
@@ -450,10 +447,6 @@ def _lookup(references: list, known: list) -> tuple[np.ndarray, np.ndarray]:
         np.fromiter((places.get(one, -1) for one in references), np.int64, len(references)),
         bad,
     )
-
-
-def _hashable(values: list) -> bool:
-    return not set(map(type, values)) & {list, dict}
 
 
 def _is_word(value: Any) -> bool:

@@ -52,7 +52,12 @@ def _drop_entries(content: Content) -> Iterator[str]:
     for part, keys in needed.items():
         kept = []
         for entry in content[part]:
-            if isinstance(entry, dict) and all(is_id(entry.get(key)) for key in keys):
+            named = (
+                part == 'annotations'
+                or isinstance(entry, dict)
+                and all(isinstance(entry.get(key), str) for key in keys[1:])
+            )
+            if isinstance(entry, dict) and named and all(is_id(entry.get(key)) for key in keys):
                 kept.append(entry)
             else:
                 yield f'{part} without {" or ".join(keys)} removed'
@@ -75,7 +80,7 @@ def _fix_ids(content: Content) -> Iterator[str]:
                 for entry in entries:
                     if isinstance(entry[name], str):
                         entry[name] = _as_integer(entry[name])
-                        yield f'{name}s of {part if name == key else "annotations"} written as numbers'
+                        yield f'{name}s written as numbers'
 
 
 def _fix_categories(content: Content) -> Iterator[str]:

@@ -89,6 +89,12 @@ RULES = {
         field='id',
         remedy=_REMOVE,
     ),
+    'category-id-mixed': Rule(
+        'categories',
+        'have a text as id where others have a number, which an evaluation does not tell apart',
+        (EVAL,),
+        field='id',
+    ),
     # annotations
     'annotation-entry': Rule(
         'annotations',
