@@ -13,6 +13,7 @@ from slab_det.cli import (
     check_fit,
     check_model,
     check_trained,
+    deployed_part,
     load_config,
     read_checkpoint,
     run,
@@ -41,6 +42,11 @@ def parse_args() -> argparse.Namespace:
         default=[],
         metavar='FILE',
         help='images to compare ONNX and PyTorch on, besides generated ones',
+    )
+    parser.add_argument(
+        '--part',
+        choices=('teacher', 'student'),
+        help='detector of a semi-supervised model to take (default: that which it predicts with)',
     )
     return parser.parse_args()
 
@@ -128,6 +134,7 @@ def main(args: argparse.Namespace) -> None:
     check_trained(cfg, args.checkpoint, 'checkpoint')
     content = read_checkpoint(args.checkpoint, 'checkpoint')
     model.load_state_dict(content.get('state_dict', content), strict=False)
+    model = deployed_part(cfg, model, args.part, args.config)
     model.eval()
     threshold = model.test_cfg.rcnn.mask_thr_binary if getattr(model, 'with_mask', False) else None
     try:

@@ -12,6 +12,7 @@ from slab_det.cli import (
     check_checkpoint,
     check_fit,
     check_model,
+    deployed_part,
     load_config,
     read_checkpoint,
     run,
@@ -45,6 +46,11 @@ def parse_args() -> argparse.Namespace:
         default=(800, 1216),
         metavar=('H', 'W'),
         help='image size for the multiply-adds (default: 800 1216)',
+    )
+    parser.add_argument(
+        '--part',
+        choices=('teacher', 'student'),
+        help='detector of a semi-supervised model to take (default: that which it predicts with)',
     )
     return parser.parse_args()
 
@@ -89,6 +95,7 @@ def main(args: argparse.Namespace) -> None:
     check_fit(args.checkpoint, model, 'checkpoint')
     content = read_checkpoint(args.checkpoint, 'checkpoint')
     model.load_state_dict(content.get('state_dict', content), strict=False)
+    model = deployed_part(cfg, model, args.part, args.config)
     model.eval()
     try:
         deployed = reparameterize(model, drop_layer_norm=args.drop_layer_norm)

@@ -119,6 +119,30 @@ def _check_heads(cfg, model, config: str) -> None:
         check_classes_of_model(model, classes, config, things.get('thing_classes') or ())
 
 
+def deployed_part(cfg, model, part: str | None, config: str):
+    """Return the detector to deploy, and make ``cfg.model`` its config: the model itself, or the
+    teacher or student of a semi-supervised one, by default that which it predicts with.
+
+    Raises:
+        InputError: ``part`` is named and the model has no parts.
+    """
+    inner = cfg.model.get('detector')
+    if not isinstance(inner, dict) or not hasattr(model, 'teacher'):
+        if part is not None:
+            raise InputError(
+                f'--part {part}: the {type(model).__name__} of {config} is a single detector: leave '
+                '--part out'
+            )
+        return model
+    part = part or (cfg.model.get('semi_test_cfg') or {}).get('predict_on', 'teacher')
+    print(
+        f'the {type(model).__name__} of {config} holds a teacher and a student: the {part} is '
+        'taken (--part chooses)'
+    )
+    cfg.model = inner
+    return getattr(model, part)
+
+
 def check_trained(cfg, path: str, argument: str) -> None:
     """Compare the classes that a checkpoint was trained for with those of a config; warn on stderr
     where the names differ.
