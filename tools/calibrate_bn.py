@@ -14,6 +14,7 @@ from slab_det.cli import (
     add_config_arguments,
     device,
     load_detector,
+    naming_damaged_images,
     number,
     run,
     user_input,
@@ -112,7 +113,10 @@ def main(args: argparse.Namespace) -> None:
         dataset = images_as_tested(cfg.get('train_dataloader'), tested)
     model.to(args.device or get_device())
     loader = calibration_loader(dataset, args.num_images, args.num_workers)
-    with user_input(f'{args.config} with {args.checkpoint}', SlabDetError):
+    with (
+        user_input(f'{args.config} with {args.checkpoint}', SlabDetError),
+        naming_damaged_images(),
+    ):
         report = calibrate_batch_norm(
             model,
             loader,

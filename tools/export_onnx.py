@@ -10,6 +10,7 @@ from pathlib import Path
 from slab_det.cli import (
     InputError,
     add_config_arguments,
+    deployed_part,
     file_name,
     load_detector,
     number,
@@ -44,6 +45,11 @@ def parse_args() -> argparse.Namespace:
         default=[],
         metavar='FILE',
         help='images on which ONNX and PyTorch are compared, besides generated ones',
+    )
+    parser.add_argument(
+        '--part',
+        choices=('teacher', 'student'),
+        help='detector of a semi-supervised model to take (default: that which it predicts with)',
     )
     return parser.parse_args()
 
@@ -110,6 +116,7 @@ def main(args: argparse.Namespace) -> None:
         for image in args.image:
             read_image(image)
     cfg, model, _ = load_detector(args)
+    model = deployed_part(cfg, model, args.part, args.config)
     threshold = model.test_cfg.rcnn.mask_thr_binary if getattr(model, 'with_mask', False) else None
     with user_input(args.config, SlabDetError):
         metadata = file_metadata(cfg, None, threshold)

@@ -14,7 +14,7 @@ import tempfile
 import warnings
 from pathlib import Path
 
-from slab_det.cli import InputError, load_config, run, writable_folder, write_text
+from slab_det.cli import InputError, check_data, load_config, run, writable_folder, write_text
 
 
 def parse_args() -> argparse.Namespace:
@@ -132,6 +132,8 @@ def main(args: argparse.Namespace) -> None:
     except InputError as error:  # begins with the name of the argument
         raise InputError(f'--{error}') from error
     cfg = load_detector(args.config)
+    # What is not there yet is for the training to miss.
+    check_data(cfg, ('train', 'val', 'test'), absent_ok=True)
     weights = weights_of(args.checkpoint) if args.checkpoint else None
     plan = make_plan(cfg, backbone, args.config, weights)
     base = base_of(args.config, args.out)

@@ -10,6 +10,7 @@ from slab_det.cli import (
     check_data,
     check_fit,
     check_model,
+    check_trained,
     choose_work_dir,
     file_name,
     load_config,
@@ -63,6 +64,8 @@ def draw_predictions(cfg, args: argparse.Namespace) -> None:
 
 def test_with_augmentation(cfg, model) -> None:
     """Wrap model and pipeline for test-time augmentation, by default with horizontal flips."""
+    from slab_det.cli.data_checks import datasets_of
+
     if getattr(model, 'with_mask', False):
         raise InputError(
             f'--tta: mmdet averages boxes only, and the {type(model).__name__} of this config also '
@@ -73,11 +76,12 @@ def test_with_augmentation(cfg, model) -> None:
             type='DetTTAModel',
             tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100),
         )
-    dataset = cfg.test_dataloader.dataset
-    while 'dataset' in dataset:
-        dataset = dataset.dataset
+    datasets = [
+        one for _, one in datasets_of(cfg.test_dataloader.dataset, 'test_dataloader.dataset')
+    ]
     if cfg.get('tta_pipeline') is None:
-        pack = deepcopy(dataset.pipeline[-1])
+        pipeline = datasets[0].pipeline
+        pack = deepcopy(pipeline[-1])
         pack.meta_keys = (
             'img_id',
             'img_path',
@@ -89,11 +93,12 @@ def test_with_augmentation(cfg, model) -> None:
         )
         flips = [dict(type='RandomFlip', prob=prob) for prob in (1.0, 0.0)]
         cfg.tta_pipeline = [
-            *dataset.pipeline[:-1],
+            *pipeline[:-1],
             dict(type='TestTimeAug', transforms=[flips, [pack]]),
         ]
     cfg.model = dict(**cfg.tta_model, module=cfg.model)
-    dataset.pipeline = cfg.tta_pipeline
+    for dataset in datasets:
+        dataset.pipeline = cfg.tta_pipeline
 
 
 def main(args: argparse.Namespace) -> None:
@@ -103,9 +108,10 @@ def main(args: argparse.Namespace) -> None:
     if args.show or args.show_dir:
         draw_predictions(cfg, args)
     choose_work_dir(cfg, args.config, args.work_dir)
-    check_data(cfg, ('test',))
+    check_data(cfg, ('test',), decode=args.check_images)
     model = check_model(cfg, args.config)
     check_fit(args.checkpoint, model, 'checkpoint')
+    check_trained(cfg, args.checkpoint, 'checkpoint')
     if args.tta:
         test_with_augmentation(cfg, model)
     del model

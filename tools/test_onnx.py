@@ -41,6 +41,21 @@ def check_classes(detector, dataset, config: str) -> None:
         )
 
 
+def check_single(cfg, config: str) -> None:
+    """Raises InputError where the test set is not a single one with its own evaluation."""
+    from slab_det.cli.data_checks import datasets_of
+
+    for name in ('test_dataloader', 'test_evaluator'):
+        if not cfg.get(name):
+            raise InputError(f'config {config} has no {name}: give a whole config')
+    sets = list(datasets_of(cfg.test_dataloader.dataset, 'test_dataloader.dataset'))
+    if len(sets) > 1:
+        raise InputError(
+            f'config {config} has a test set of {len(sets)} files, which this tool evaluates one '
+            f'at a time: give a config whose test_dataloader.dataset and test_evaluator are of one'
+        )
+
+
 def predictions(detector, dataset, index: int) -> dict:
     """Return what mmdet's metrics take as the result of an image."""
     import torch
@@ -66,6 +81,7 @@ def predictions(detector, dataset, index: int) -> dict:
 def main(args: argparse.Namespace) -> None:
     require_onnx()
     cfg = load_config(args.config, args.cfg_options)
+    check_single(cfg, args.config)
     check_data(cfg, ('test',))
 
     from mmdet.registry import DATASETS

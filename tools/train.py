@@ -61,7 +61,7 @@ def main(args: argparse.Namespace) -> None:
         cfg.load_from = None if args.resume == 'auto' else args.resume
 
     choose_work_dir(cfg, args.config, args.work_dir)
-    check_data(cfg, ('train', 'val'))
+    check_data(cfg, ('train', 'val'), announce=True, decode=args.check_images)
     check_hooks(cfg, args.config)
     model = check_model(cfg, args.config)
     if cfg.get('resume'):

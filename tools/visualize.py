@@ -14,14 +14,16 @@ from slab_det.cli import (
     add_config_arguments,
     choose_work_dir,
     load_detector,
+    naming_damaged_images,
     number,
     progress,
     run,
     user_input,
     whole_file,
     writable_folder,
+    write_text,
 )
-from slab_det.mm.visualization import Instance, compare
+from slab_det.mm.visualization import Instance, compare, drawn_names
 
 
 def parse_args(arguments=None) -> argparse.Namespace:
@@ -113,23 +115,27 @@ def main(args: argparse.Namespace) -> None:
     model.to(get_device())
     with user_input(f'the data set of {args.config} cannot be built'):
         dataset = DATASETS.build(loader.dataset)
+    classes, legend = drawn_names(dataset.metainfo['classes'])
+    if legend:
+        text = '\n'.join(f'{number} {name}' for number, name in legend.items())
+        write_text(out / 'legend.txt', f'{text}\n', '--out')
     digits = len(str(len(dataset)))
     chosen = spread(len(dataset), args.num)
     for index in progress(chosen, 'pictures'):
         info = dataset.get_data_info(index)
-        image = mmcv.imfrombytes(get(info['img_path']), channel_order='bgr')
-        with no_grad():
+        with no_grad(), naming_damaged_images():
             sample = model.test_step(pseudo_collate([dataset[index]]))[0]
         if 'pred_instances' not in sample:
             raise InputError(
                 f'{args.config} predicts panoptic maps: draw them with tools/image_demo.py'
             )
         name = Path(info['img_path'])
+        image = mmcv.imfrombytes(get(info['img_path']), channel_order='bgr')
         picture = compare(
             image,
             true_instances(info, *image.shape[:2]),
             predicted_instances(sample, args.score_thr),
-            dataset.metainfo['classes'],
+            classes,
             title=name.name,
             score_thr=args.score_thr,
         )

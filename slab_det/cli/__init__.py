@@ -5,6 +5,7 @@ from slab_det.files import whole_file, writable_folder, write_checkpoint, write_
 from slab_det.progress import progress
 
 from .arguments import (
+    KeyValues,
     add_config_arguments,
     add_runner_arguments,
     add_shape,
@@ -18,8 +19,11 @@ from .checks import (
     check_data,
     check_hooks,
     check_model,
+    check_trained,
     choose_work_dir,
+    deployed_part,
     load_config,
+    naming_damaged_images,
     require_onnx,
     warn_of_missing_hook,
 )
@@ -30,6 +34,7 @@ from .tables import markdown_table, print_table
 
 __all__ = [
     'InputError',
+    'KeyValues',
     'add_config_arguments',
     'add_runner_arguments',
     'add_shape',
@@ -42,12 +47,15 @@ __all__ = [
     'check_hooks',
     'check_model',
     'check_resume',
+    'check_trained',
     'choose_work_dir',
+    'deployed_part',
     'device',
     'file_name',
     'load_config',
     'load_detector',
     'markdown_table',
+    'naming_damaged_images',
     'number',
     'print_table',
     'progress',

@@ -121,6 +121,12 @@ def add_runner_arguments(parser: argparse.ArgumentParser) -> None:
         default='none',
         help='what started the processes (default: %(default)s)',
     )
+    parser.add_argument(
+        '--check-images',
+        action='store_true',
+        help='decode every image before work begins; unchanged files are not decoded again '
+        '(default: look at the headers of a sample)',
+    )
     # Older launchers pass the rank as an argument in either spelling, newer ones as a variable.
     parser.add_argument(
         '--local_rank',

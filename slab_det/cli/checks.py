@@ -3,14 +3,15 @@
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from slab_det.compat import require_detection
 from slab_det.errors import InputError, MissingPackageError, one_line, user_input
 from slab_det.files import writable_folder
 
-from .checkpoint_checks import check_checkpoint
+from .checkpoint_checks import check_checkpoint, read_checkpoint
 
 
 def load_config(path: str, cfg_options: dict | None = None):
@@ -33,6 +34,7 @@ def load_config(path: str, cfg_options: dict | None = None):
             # mmengine imports it; a user can do nothing about that.
             warnings.filterwarnings('ignore', message='pkg_resources is deprecated')
             cfg = Config.fromfile(path)
+            _import_all(cfg._cfg_dict)
     except Exception as error:  # a config is Python code and may raise anything
         raise InputError(
             f'config {path} cannot be read: {type(error).__name__}: {one_line(error)}'
@@ -40,6 +42,14 @@ def load_config(path: str, cfg_options: dict | None = None):
     words = ' '.join(f'{key}={value}' for key, value in (cfg_options or {}).items())
     with user_input(f'--cfg-options {words} do not fit {path}'):
         cfg.merge_from_dict(cfg_options or {})
+    # Configs in pure Python set None; their names without a class are mmdet's all the same.
+    cfg.default_scope = cfg.get('default_scope') or 'mmdet'
+    for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
+        loader = cfg.get(name)
+        if isinstance(loader, dict) and loader.get('num_workers') == 0:
+            # torch refuses both where there are no workers that they could be about.
+            loader.pop('persistent_workers', None)
+            loader.pop('prefetch_factor', None)
     return cfg
 
 
@@ -52,6 +62,17 @@ def require_onnx() -> None:
         raise MissingPackageError(
             f'{error}: install what this needs with pip install -r requirements/onnx.txt'
         ) from error
+
+
+def _import_all(node) -> None:
+    """Import what a config in pure Python names, which mmengine puts off until it is used."""
+    from mmengine.config.lazy import LazyAttr, LazyObject
+
+    from slab_det.mm.config_walk import walk
+
+    for _, value in walk(node):
+        if isinstance(value, (LazyAttr, LazyObject)):
+            value.build()
 
 
 def choose_work_dir(cfg, config: str, work_dir: str | None = None) -> None:
@@ -68,8 +89,9 @@ def check_model(cfg, config: str):
     """Builds the model of ``cfg`` once, without weights from files, and returns it.
 
     Raises:
-        InputError: where it cannot be built, with the reason that the module gave, or where a checkpoint
-            named in an ``init_cfg`` is missing or truncated.
+        InputError: where it cannot be built, with the reason that the module gave, where a
+            checkpoint named in an ``init_cfg`` is missing or truncated, or where a head counts
+            other classes than the data have.
     """
     import torch
     from mmdet.registry import MODELS
@@ -87,7 +109,67 @@ def check_model(cfg, config: str):
         MODELS.switch_scope_and_registry(cfg.get('default_scope', 'mmdet')) as registry,
         torch.random.fork_rng(devices=[]),
     ):
-        return registry.build(cfg.model)
+        model = registry.build(cfg.model)
+    _check_heads(cfg, model, config)
+    return model
+
+
+def _check_heads(cfg, model, config: str) -> None:
+    """Compare the classes of a built detector with those of its data."""
+    from slab_det.mm.data import check_classes_of_model
+
+    from .data_checks import class_of, first_dataset
+
+    dataset, classes = first_dataset(cfg)
+    if classes:
+        things = {**getattr(class_of(dataset), 'METAINFO', {}), **(dataset.get('metainfo') or {})}
+        check_classes_of_model(model, classes, config, things.get('thing_classes') or ())
+
+
+def deployed_part(cfg, model, part: str | None, config: str):
+    """Return the detector to deploy, and make ``cfg.model`` its config: the model itself, or the
+    teacher or student of a semi-supervised one, by default that which it predicts with.
+
+    Raises:
+        InputError: ``part`` is named and the model has no parts.
+    """
+    inner = cfg.model.get('detector')
+    if not isinstance(inner, dict) or not hasattr(model, 'teacher'):
+        if part is not None:
+            raise InputError(
+                f'--part {part}: the {type(model).__name__} of {config} is a single detector: leave '
+                '--part out'
+            )
+        return model
+    part = part or (cfg.model.get('semi_test_cfg') or {}).get('predict_on', 'teacher')
+    print(
+        f'the {type(model).__name__} of {config} holds a teacher and a student: the {part} is '
+        'taken (--part chooses)'
+    )
+    cfg.model = inner
+    return getattr(model, part)
+
+
+def check_trained(cfg, path: str, argument: str) -> None:
+    """Compare the classes that a checkpoint was trained for with those of a config; warn on stderr
+    where the names differ.
+
+    Raises:
+        InputError: they are the same in another order.
+    """
+    from slab_det.mm.data import check_trained_classes
+
+    from .data_checks import first_dataset
+
+    _, classes = first_dataset(cfg)
+    if '://' in path or not classes:
+        return
+    content = read_checkpoint(path, argument)
+    meta = content.get('meta') if isinstance(content, dict) else None
+    trained = meta.get('dataset_meta') if isinstance(meta, dict) else None
+    warning = check_trained_classes(trained, classes, f'{argument} {path}')
+    if warning:
+        print(f'warning: {warning}', file=sys.stderr)
 
 
 def check_hooks(cfg, config: str) -> None:
@@ -145,30 +227,31 @@ def warn_of_missing_hook(cfg, model) -> None:
         )
 
 
-def check_data(cfg, phases: Sequence[str]) -> None:
-    """Checks data roots, annotation files and image folders of the phases' data sets and evaluators.
+def check_data(cfg, phases: Sequence[str], **options) -> list:
+    """Check annotations, classes and images, see :func:`slab_det.cli.data_checks.check_data`."""
+    from . import data_checks  # imports mmdet
+
+    return data_checks.check_data(cfg, phases, **options)
+
+
+@contextmanager
+def naming_damaged_images() -> Iterator[None]:
+    """Turn the failure of a pipeline to load an image into one sentence that names the file.
 
     Raises:
-        InputError: naming the setting, its value and the remedy.
+        InputError: an image cannot be decoded.
     """
-    from .data_checks import check_annotations, check_dataset, datasets_of
-
-    for phase in phases:
-        evaluators = (cfg.get(f'{phase}_evaluator') if phase != 'train' else None) or []
-        single = isinstance(evaluators, dict)
-        evaluators = [evaluators] if single else evaluators
-        # Detections that are only written need no truth, which COCO does not publish for test-dev.
-        annotated = not evaluators or not all(
-            evaluator.get('format_only') for evaluator in evaluators
-        )
-        loader = cfg.get(f'{phase}_dataloader')
-        if loader is not None:
-            for path, dataset in datasets_of(loader.get('dataset'), f'{phase}_dataloader.dataset'):
-                check_dataset(path, dataset, annotated)
-        for index, evaluator in enumerate(evaluators):
-            path = f'{phase}_evaluator' if single else f'{phase}_evaluator.{index}'
-            if evaluator.get('type') == 'CocoMetric' and evaluator.get('ann_file'):
-                check_annotations(f'{path}.ann_file', evaluator['ann_file'], annotated=annotated)
+    try:
+        yield
+    except AssertionError as error:
+        mark = 'failed to load image: '
+        if mark not in str(error):
+            raise
+        path = str(error).split(mark)[-1].splitlines()[0].strip()
+        raise InputError(
+            f'the image {path} cannot be decoded: replace it, or remove it from the annotations; '
+            'tools/check_data.py CONFIG --check-images lists all such images'
+        ) from error
 
 
 def _pretrained(node, path: str):

@@ -5,7 +5,7 @@ import argparse
 from slab_det.errors import user_input
 
 from .checkpoint_checks import check_checkpoint, load_weights, read_checkpoint
-from .checks import check_data, check_model, load_config
+from .checks import check_data, check_model, check_trained, load_config
 
 
 def load_detector(args: argparse.Namespace, *phases: str):
@@ -35,4 +35,5 @@ def load_detector(args: argparse.Namespace, *phases: str):
     else:
         content = read_checkpoint(args.checkpoint, 'checkpoint')
     load_weights(content, args.checkpoint, model, 'checkpoint')
+    check_trained(cfg, args.checkpoint, 'checkpoint')
     return cfg, model.eval(), content

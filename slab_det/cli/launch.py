@@ -10,6 +10,7 @@ from typing import Any
 
 from slab_det.errors import InputError
 
+from .checks import naming_damaged_images
 from .errors import built_from
 
 #: How each launcher tells a process its place: our environment variable, the launcher's.
@@ -93,7 +94,7 @@ def runner_of(cfg, args: argparse.Namespace) -> Iterator[Any]:
     from mmengine.runner import Runner
 
     setup_cache_size_limit_of_dynamo()
-    with built_from(args.config):
+    with built_from(args.config), naming_damaged_images():
         yield RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
 
 

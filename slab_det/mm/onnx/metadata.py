@@ -26,8 +26,9 @@ def file_metadata(
         InputError: the pipeline does what the file cannot describe, or class names are missing.
     """
     dataset = cfg['test_dataloader']['dataset']
-    while 'dataset' in dataset:
-        dataset = dataset['dataset']
+    while 'dataset' in dataset or 'datasets' in dataset:
+        # Several sets are read with one pipeline; their classes were compared before.
+        dataset = dataset['dataset'] if 'dataset' in dataset else dataset['datasets'][0]
     classes = list(classes or class_names(dataset))
     return dict(
         version=1,
