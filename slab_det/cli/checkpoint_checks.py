@@ -32,8 +32,9 @@ def check_checkpoint(path: str | None, argument: str) -> None:
 
 
 def read_checkpoint(path: str, argument: str) -> dict[str, Any]:
-    """Return the content of a checkpoint that mmengine will load too, see
-    :func:`slab_det.checkpoints.read_checkpoint`; objects besides weights are refused as they are there.
+    """Return the content of a checkpoint that mmengine will load too.
+
+    It is read by :func:`slab_det.checkpoints.read_checkpoint`; objects besides weights are refused.
 
     Raises:
         InputError: naming ``argument``, if it is missing, truncated, or not a checkpoint.
@@ -106,8 +107,8 @@ def _remedy(weights: dict[str, Any]) -> str:
     except CheckpointError:
         return 'give one that was trained with this config'
     return (
-        f'it is a {family.title} alone and not a detector: name it as checkpoint in the init_cfg of '
-        "model.backbone, with type='Pretrained'"
+        f'it is a {family.title} alone and not a detector: name it as checkpoint in the init_cfg '
+        "of model.backbone, with type='Pretrained'"
     )
 
 
@@ -132,8 +133,8 @@ def check_resume(cfg, model) -> None:
     absent = [key for key in ('optimizer', 'message_hub') if key not in content]
     if absent:
         raise InputError(
-            f'{argument} {path}, which has no {" and no ".join(absent)}: to start from its weights, '
-            f'leave --resume out and set --cfg-options load_from={path}'
+            f'{argument} {path}, which has no {" and no ".join(absent)}: to start from its '
+            f'weights, leave --resume out and set --cfg-options load_from={path}'
         )
     load_weights(content, path, model, argument)
 

@@ -1,4 +1,4 @@
-"""Checks of what a tool was given, made before the Runner so that a refusal leaves nothing behind."""
+"""Checks of what a tool was given, before the Runner, so that a refusal leaves nothing behind."""
 
 import os
 import sys
@@ -15,11 +15,11 @@ from .checkpoint_checks import check_checkpoint, read_checkpoint
 
 
 def load_config(path: str, cfg_options: dict | None = None):
-    """The config at ``path`` with ``cfg_options`` merged into it.
+    """Return the config at ``path`` with ``cfg_options`` merged into it.
 
     Raises:
-        InputError: where it is missing, cannot be parsed or refers to something that is missing.
-        ImportError: where mmengine, mmcv or mmdet is missing or does not fit.
+        InputError: it is missing, cannot be parsed, or refers to something that is missing.
+        MissingPackageError: mmengine, mmcv or mmdet is missing or does not fit.
     """
     require_detection('this tool')
     from mmengine.config import Config
@@ -76,22 +76,21 @@ def _import_all(node) -> None:
 
 
 def choose_work_dir(cfg, config: str, work_dir: str | None = None) -> None:
-    """Sets ``cfg.work_dir``: the argument, else that of the config, else work_dirs/NAME. Makes nothing.
+    """Set ``cfg.work_dir``: the argument, or that of the config, or work_dirs/NAME. Makes nothing.
 
     Raises:
-        InputError: where it cannot become a folder that we may write to.
+        InputError: it is not a folder that can be written to or made.
     """
     cfg.work_dir = work_dir or cfg.get('work_dir') or os.path.join('work_dirs', Path(config).stem)
     writable_folder(cfg.work_dir, '--work-dir')
 
 
 def check_model(cfg, config: str):
-    """Builds the model of ``cfg`` once, without weights from files, and returns it.
+    """Build the model of ``cfg`` once, without weights from files, and return it.
 
     Raises:
-        InputError: where it cannot be built, with the reason that the module gave, where a
-            checkpoint named in an ``init_cfg`` is missing or truncated, or where a head counts
-            other classes than the data have.
+        InputError: it cannot be built, with the reason that the module gave; a checkpoint named in an
+            ``init_cfg`` is missing or truncated; or a head counts other classes than the data have.
     """
     import torch
     from mmdet.registry import MODELS
@@ -137,8 +136,8 @@ def deployed_part(cfg, model, part: str | None, config: str):
     if not isinstance(inner, dict) or not hasattr(model, 'teacher'):
         if part is not None:
             raise InputError(
-                f'--part {part}: the {type(model).__name__} of {config} is a single detector: leave '
-                '--part out'
+                f'--part {part}: the {type(model).__name__} of {config} is a single detector: '
+                'leave --part out'
             )
         return model
     part = part or (cfg.model.get('semi_test_cfg') or {}).get('predict_on', 'teacher')
@@ -190,7 +189,7 @@ def check_hooks(cfg, config: str) -> None:
 
 
 def warn_of_missing_hook(cfg, model) -> None:
-    """Says on stderr where nothing would move the ratio of PRepBN, which otherwise shows after the training.
+    """Warn on stderr if nothing would move the ratio of PRepBN, which would show after training.
 
     Args:
         cfg: the config.
@@ -255,7 +254,7 @@ def naming_damaged_images() -> Iterator[None]:
 
 
 def _pretrained(node, path: str):
-    """Yields (setting, checkpoint) for every ``dict(type='Pretrained', checkpoint=...)`` below ``node``."""
+    """Yield setting and checkpoint of every ``dict(type='Pretrained', checkpoint=...)`` in it."""
     if isinstance(node, dict):
         kind = node.get('type')
         if (kind if isinstance(kind, str) else getattr(kind, '__name__', '')) in (
