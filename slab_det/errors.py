@@ -5,6 +5,10 @@ class InputError(ValueError):
     """What the user gave cannot be used; the message names the argument, its value and the remedy."""
 
 
+class InputTypeError(InputError, TypeError):
+    """What the user gave is of a type that cannot be used."""
+
+
 def one_line(error: BaseException) -> str:
     """The message of an error without its line breaks; the name of its class where it has none."""
     # str() of a KeyError shows its message in quotes.
