@@ -1,7 +1,7 @@
 """What a runner holds: its model without wrappers, averaged models, optimizer wrappers."""
 
 from mmengine.model import BaseAveragedModel, is_model_wrapper
-from mmengine.optim import OptimWrapper
+from mmengine.optim import OptimWrapper, OptimWrapperDict
 from torch import nn
 
 
@@ -30,4 +30,5 @@ def averaged_models(runner) -> list[nn.Module]:
 def optim_wrappers(runner) -> list[OptimWrapper]:
     """Return the optimizer wrappers of ``runner``, one unless it has several optimizers."""
     optim = runner.optim_wrapper
-    return [optim] if isinstance(optim, OptimWrapper) else list(optim.values())
+    # A dict of wrappers calls itself a wrapper, too.
+    return list(optim.values()) if isinstance(optim, OptimWrapperDict) else [optim]

@@ -309,11 +309,17 @@ def test_refuses_in_one_sentence(change, message):
     'change, message',
     [
         (dict(model='x.pth'), "model='x.pth' is not a torch.nn.Module: build the model"),
-        (dict(batches=None), 'batches=None is not an iterable of batches: give a list of them or a data loader'),
+        (
+            dict(batches=None),
+            'batches=None is not an iterable of batches: give a list of them',
+        ),
         (dict(batches=5), 'batches=5 is not an iterable of batches'),
         (dict(batches='images/'), "batches='images/' is not an iterable of batches"),
         (dict(batches=dict(inputs=[])), "batches={'inputs': \\[]} is not an iterable of batches"),
-        (dict(forward='predict'), "forward='predict' is not a function: give one that runs the model"),
+        (
+            dict(forward='predict'),
+            "forward='predict' is not a function: give one that runs",
+        ),
         (dict(progress=True), 'progress=True is not a function: .* leave it out'),
         (dict(max_passes='3'), "max_passes='3' must be a whole number of at least 1"),
         (dict(max_passes=2.5), 'max_passes=2.5 must be a whole number'),

@@ -99,8 +99,8 @@ def test_configs_stay_as_they_are(part):
 @pytest.mark.parametrize(
     'train, tested, message',
     [
-        (None, dict(dataset=dict(pipeline=[])), 'train_dataloader is NoneType and no config'),
-        (dict(dataset=dict(pipeline=[])), Numbers(), 'test_dataloader is Numbers and no config'),
+        (None, dict(dataset=dict(pipeline=[])), 'train_dataloader is NoneType and not a config'),
+        (dict(dataset=dict(pipeline=[])), Numbers(), 'test_dataloader is Numbers and not a config'),
         (
             dict(dataset=dict(pipeline=[])),
             dict(dataset=dict(type='X')),
@@ -135,7 +135,7 @@ def test_going_through_the_images_draws_nothing_from_the_random_numbers_of_train
 @pytest.mark.parametrize(
     'arguments, message',
     [
-        ((Numbers(3), 0), 'num_images=0 must be at least 1'),
+        ((Numbers(3), 0), 'num_images=0 must be a whole number of at least 1'),
         ((Numbers(0), 4), 'dataset has no images'),
     ],
 )
