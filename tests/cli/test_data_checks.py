@@ -311,8 +311,14 @@ def test_masks_matter_where_they_are_loaded(root):
     good = dict(segmentation=[[0, 0, 2, 0, 2, 2]])
     for wrong, reason in (
         ([], 'have no segmentation or an empty one'),
-        ([0, 0, 2, 0, 2, 2], 'have a segmentation that is neither polygons of finite numbers nor run lengths'),
-        ([[0, 0, 2, None, 2, 2]], 'have a segmentation that is neither polygons of finite numbers nor run lengths'),
+        (
+            [0, 0, 2, 0, 2, 2],
+            'have a segmentation that is neither polygons of finite numbers nor run lengths',
+        ),
+        (
+            [[0, 0, 2, None, 2, 2]],
+            'have a segmentation that is neither polygons of finite numbers nor run lengths',
+        ),
         (dict(size=[4, 4], counts="b'T1n0'"), 'have run lengths that do not fill their size'),
         (dict(size=[4, 4], counts=[3, 4]), 'have run lengths that do not fill their size'),
         (dict(size=[4, 5], counts=[20]), 'have run lengths of another size'),

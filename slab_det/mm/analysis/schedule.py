@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
+from slab_det.errors import InputError
 from slab_det.layers import prepbn_modules
 from slab_det.mm.config_walk import kind_of
 
@@ -60,7 +61,7 @@ def training_schedule(cfg, model: nn.Module, num_images: int, processes: int = 1
         processes: how many train together; each sees its share of the set.
 
     Raises:
-        ValueError: the optimizer or the data loader cannot be built without data, several
+        InputError: the optimizer or the data loader cannot be built without data, several
             optimizers, or what PRepBNHook raises.
     """
     from mmengine.hooks import ParamSchedulerHook
@@ -149,7 +150,7 @@ def _optimizer_of(cfg, model: nn.Module) -> _Optimizer:
     wrapper = dict(cfg.optim_wrapper)
     accumulation = wrapper.get('accumulative_counts', 1)
     if 'optimizer' not in wrapper:
-        raise ValueError(
+        raise InputError(
             'optim_wrapper has no optimizer: a schedule of several optimizers cannot be drawn.'
         )
     built = build_plain(model, wrapper)
