@@ -10,7 +10,7 @@ import argparse
 import os
 
 from slab_det.checkpoints import FAMILIES
-from slab_det.cli.errors import run
+from slab_det.cli import add_traceback, run
 from slab_det.errors import InputError
 from slab_det.models.conversion import convert_checkpoint, save_checkpoint
 
@@ -43,7 +43,7 @@ def parse_args() -> argparse.Namespace:
         'file has first)',
     )
     parser.add_argument('--quiet', action='store_true', help='print the summary only')
-    parser.add_argument('--traceback', action='store_true', help='show the whole trace of an error')
+    add_traceback(parser)
     args = parser.parse_args()
     if args.resize_grids and min(args.resize_grids) < 1:
         parser.error(f'--resize-grids takes a height and width in pixels, got {args.resize_grids}')

@@ -14,7 +14,15 @@ import tempfile
 import warnings
 from pathlib import Path
 
-from slab_det.cli import InputError, check_data, load_config, run, writable_folder, write_text
+from slab_det.cli import (
+    InputError,
+    add_traceback,
+    check_data,
+    load_config,
+    run,
+    writable_folder,
+    write_text,
+)
 
 
 def parse_args() -> argparse.Namespace:
@@ -52,7 +60,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--no-check', action='store_true', help='write it without the training step'
     )
-    parser.add_argument('--traceback', action='store_true', help='show the whole trace of an error')
+    add_traceback(parser)
     args = parser.parse_args()
     if not args.out.endswith('.py'):
         parser.error(f'--out takes a name that ends in .py, got {args.out!r}')

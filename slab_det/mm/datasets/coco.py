@@ -4,6 +4,7 @@ import json
 import os
 from typing import Any
 
+import cv2
 import numpy as np
 
 from .categories import SHAPES, Categories
@@ -30,9 +31,7 @@ def encode_rle(mask: np.ndarray) -> dict[str, list[int]]:
 
 def mask_box(mask: np.ndarray) -> list[int]:
     """Left, top, width and height in pixels of a mask that is not empty."""
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    x, y = int(columns[0]), int(rows[0])
-    return [x, y, int(columns[-1]) - x + 1, int(rows[-1]) - y + 1]
+    return list(cv2.boundingRect(mask.astype(np.uint8)))
 
 
 class JsonWriter:

@@ -42,21 +42,18 @@ def unit_outlines(name: str) -> list[np.ndarray]:
     Raises:
         InputError: for any other name.
     """
-    if name == 'disk':
-        return [_regular(64)]
-    if name == 'box':  # stands on a side, so that squeezing leaves a rectangle
-        side = math.sqrt(0.5)
-        return [np.array([[-side, -side], [side, -side], [side, side], [-side, side]])]
-    if name == 'triangle':
-        return [_regular(3)]
-    if name == 'star':
-        return [_regular(10, (1.0, 0.42))]
-    if name == 'ring':
-        return [_regular(64), _regular(64) * 0.55]
-    raise InputError(
-        f"name: there is no outline for {name!r}; known are 'disk', 'box', "
-        "'triangle', 'star' and 'ring'."
-    )
+    outlines = {
+        'disk': [_regular(64)],
+        # Stands on a side, so that squeezing leaves a rectangle.
+        'box': [math.sqrt(0.5) * np.array([[-1.0, -1.0], [1.0, -1.0], [1.0, 1.0], [-1.0, 1.0]])],
+        'triangle': [_regular(3)],
+        'star': [_regular(10, (1.0, 0.42))],
+        'ring': [_regular(64), _regular(64) * 0.55],
+    }
+    if name not in outlines:
+        known = ', '.join(map(repr, outlines))
+        raise InputError(f'name: there is no outline for {name!r}; known are {known}.')
+    return outlines[name]
 
 
 def coverage(name: str, radius: float, aspect: float, angle: float) -> np.ndarray:
