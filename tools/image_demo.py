@@ -136,7 +136,7 @@ def test_sets(cfg, config: str) -> list:
 
 
 def build(dataset: dict):
-    """Return a data set, with its annotations where they are there and without where not."""
+    """Return a data set, with its annotations if they are there."""
     from mmdet.registry import DATASETS
 
     found = os.path.isfile(
@@ -149,8 +149,10 @@ def build(dataset: dict):
 
 
 def numbering(datasets: list, classes, images: list[str]) -> tuple[list[int], list[int], str]:
-    """Return category ids of the labels, ids of the images, and a sentence that says whose they
-    are. An image is that of the annotations where the whole path is the same."""
+    """Return category ids of the labels, ids of the images, and a sentence on their origin.
+
+    Images are matched with those of the annotations by their whole path.
+    """
     from slab_det.mm.analysis.coco_results import default_category_ids
 
     numbers = list(range(1, len(images) + 1))

@@ -41,7 +41,7 @@ def check_classes(detector, dataset, config: str) -> None:
 
 
 def check_single(cfg, config: str) -> None:
-    """Raises InputError where the test set is not a single one with its own evaluation."""
+    """Raise InputError if the test set is not a single one with its own evaluation."""
     from slab_det.cli.data_checks import datasets_of
 
     for name in ('test_dataloader', 'test_evaluator'):

@@ -47,7 +47,7 @@ def load_config(path: str, cfg_options: dict | None = None):
     for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
         loader = cfg.get(name)
         if isinstance(loader, dict) and loader.get('num_workers') == 0:
-            # torch refuses both where there are no workers that they could be about.
+            # torch refuses both if there are no workers.
             loader.pop('persistent_workers', None)
             loader.pop('prefetch_factor', None)
     return cfg
@@ -89,8 +89,8 @@ def check_model(cfg, config: str):
     """Build the model of ``cfg`` once, without weights from files, and return it.
 
     Raises:
-        InputError: it cannot be built, with the reason that the module gave; a checkpoint named in an
-            ``init_cfg`` is missing or truncated; or a head counts other classes than the data have.
+        InputError: it cannot be built, with the reason that the module gave; a checkpoint named in
+            an ``init_cfg`` is missing or truncated; or a head counts other classes than the data.
     """
     import torch
     from mmdet.registry import MODELS
@@ -151,7 +151,7 @@ def deployed_part(cfg, model, part: str | None, config: str):
 
 def check_trained(cfg, path: str, argument: str) -> None:
     """Compare the classes that a checkpoint was trained for with those of a config; warn on stderr
-    where the names differ.
+    if the names differ.
 
     Raises:
         InputError: they are the same in another order.

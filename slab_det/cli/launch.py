@@ -34,8 +34,8 @@ def prepare_launcher(cfg, launcher: str, local_rank: int = 0) -> None:
     """Set the launcher in ``cfg`` and, on machines without an accelerator, start the process group.
 
     mmengine assumes an accelerator per process: it chooses one before it starts the group, and
-    gives it to DistributedDataParallel. On a CPU the group is therefore started here, with gloo, and the
-    model's wrapper gets no device.
+    gives it to DistributedDataParallel. On a CPU the group is therefore started here, with gloo,
+    and the model's wrapper gets no device.
 
     Raises:
         InputError: the process was not started by the launcher.

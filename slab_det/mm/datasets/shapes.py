@@ -31,7 +31,7 @@ def _regular(corners: int, radii: Sequence[float] = (1.0,)) -> np.ndarray:
 
 
 def unit_outlines(name: str) -> list[np.ndarray]:
-    """Closed outlines of a class within the unit circle; a second one inside the first is a hole.
+    """Return the closed outlines of a class within the unit circle; a second one is a hole.
 
     Args:
         name: 'disk', 'box', 'triangle', 'star' or 'ring'.
@@ -57,7 +57,7 @@ def unit_outlines(name: str) -> list[np.ndarray]:
 
 
 def coverage(name: str, radius: float, aspect: float, angle: float) -> np.ndarray:
-    """How much of each pixel a thing covers.
+    """Return how much of each pixel a thing covers.
 
     Args:
         name: class, see :func:`unit_outlines`.
@@ -85,7 +85,7 @@ def coverage(name: str, radius: float, aspect: float, angle: float) -> np.ndarra
 
 
 def surface(kind: str, rng: RandomState, height: int, width: int, strength: int) -> np.ndarray:
-    """Brightness pattern of a surface.
+    """Return the brightness pattern of a surface.
 
     Args:
         kind: one of :data:`SURFACES`.
@@ -127,12 +127,13 @@ def random_colour(
     value: tuple[float, float],
     hue: tuple[float, float] = (0.0, 1.0),
 ) -> np.ndarray:
-    """A colour uniform in hue, saturation and value within the given ranges.
+    """Return a colour that is uniform in hue, saturation and value within the given ranges.
 
     Args:
         rng: draws the colour.
         saturation, value: ranges within 0 to 1.
-        hue: range in turns of the hue circle; 0 is red, 1/3 green, 2/3 blue, whole turns are dropped.
+        hue: range in turns of the hue circle; 0 is red, 1/3 green, 2/3 blue; whole turns are
+            dropped.
 
     Returns:
         int32 of shape (3,): blue, green, red, 0 to 255.
