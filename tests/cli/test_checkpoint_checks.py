@@ -160,7 +160,10 @@ def test_a_note_of_the_last_checkpoint_that_names_no_file_is_refused_with_what_i
 ):
     (tmp_path / 'last_checkpoint').write_text(name)
     cfg = Config(dict(work_dir=str(tmp_path), load_from=None))
-    sentence = f'--resume: {tmp_path}/last_checkpoint {fault}: name the checkpoint to go on from, --resume '
+    sentence = (
+        f'--resume: {tmp_path}/last_checkpoint {fault}: name the checkpoint to go on from, '
+        '--resume '
+    )
     refused(check_resume, cfg, Detector(), match=f'^{re.escape(sentence)}CHECKPOINT$')
     for age, file in enumerate(['best_coco_bbox_mAP_iter_12.pth', 'iter_12.pth', 'iter_8.pth']):
         (tmp_path / file).touch()
@@ -187,7 +190,7 @@ def test_a_backbone_in_the_place_of_a_detector_is_told(tmp_path):
         Detector(),
         'load_from',
         whole=False,
-        match='is a Swin Transformer alone and not a detector: name it .*init_cfg of model.backbone',
+        match='is a Swin Transformer alone and not a detector: .*init_cfg of model.backbone',
     )
 
 

@@ -43,7 +43,7 @@ class Instance:
 
 
 def class_colour(label: int) -> Colour:
-    """Return blue, green and red of a class: hues a golden angle apart, so that neighbours differ."""
+    """Return blue, green and red of a class: hues a golden angle apart, so that they differ."""
     hue = (0.58 + label * 0.381966) % 1.0
     value = (1.0, 0.8, 0.95)[label // 5 % 3]
     saturation = (0.85, 0.6)[label // 8 % 2]
