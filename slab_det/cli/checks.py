@@ -2,7 +2,6 @@
 
 import os
 import sys
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,22 +20,9 @@ def load_config(path: str, cfg_options: dict | None = None):
         ImportError: where mmengine, mmcv or mmdet is missing or does not fit.
     """
     require_detection('this tool')
-    from mmengine.config import Config
+    from slab_det.mm.config_reading import read_config
 
-    if not os.path.isfile(path):
-        raise InputError(
-            f'config {path} is not a file: give the path of a config, such as '
-            'configs/mini/mask-rcnn_slab-swin_mini_shapes.py'
-        )
-    try:
-        with warnings.catch_warnings():
-            # That mmengine uses it is no news for the user.
-            warnings.filterwarnings('ignore', message='pkg_resources is deprecated')
-            cfg = Config.fromfile(path)
-    except Exception as error:  # a config is Python code and may raise anything
-        raise InputError(
-            f'config {path} cannot be read: {type(error).__name__}: {one_line(error)}'
-        ) from error
+    cfg = read_config(path)
     if cfg_options:
         try:
             cfg.merge_from_dict(cfg_options)
