@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from .families import FAMILIES
-from .family import CheckpointError
+from .family import CheckpointError, below
 
 #: Keys under which training scripts nest the weights, and those averaged over training (EMA).
 NESTS = ('state_dict', 'model', 'model_state_dict', 'module', 'params')
@@ -249,13 +249,13 @@ def select_weights(
     if not prefix:
         return Selection(whole, taken)
     prefix = prefix if prefix.endswith('.') else prefix + '.'
-    below = _below(weights, prefix) or _below(whole, prefix)
-    if not below:
+    inside = below(weights, prefix) or below(whole, prefix)
+    if not inside:
         raise CheckpointError(
             f'prefix={prefix!r} matches nothing in the checkpoint, whose entries begin with '
             f'{_and(sorted({key.split(".")[0] for key in whole}))}.'
         )
-    return Selection(_unwrap(below), taken)
+    return Selection(_unwrap(inside), taken)
 
 
 def _nested(content: Mapping[str, Any], place: str = '') -> dict[str, dict[str, Tensor]]:
@@ -287,7 +287,7 @@ def _unwrap(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     weights = {_WITHIN.sub('', key): value for key, value in weights.items()}
     while True:
         for prefix in WRAPPERS:
-            below = _below(weights, prefix)
+            inside = below(weights, prefix)
             rest = {
                 key: value
                 for key, value in weights.items()
@@ -295,9 +295,9 @@ def _unwrap(weights: dict[str, Tensor]) -> dict[str, Tensor]:
                 if not key.startswith(prefix) and ('.' in key or value.numel() > 1)
             }
             # Lightning keeps losses and metrics beside the model.
-            if below and (not rest or _is_known(below) and not _is_known(weights)):
+            if inside and (not rest or _is_known(inside) and not _is_known(weights)):
                 norms = {key: value for key, value in rest.items() if re.match(r'norm\d+\.', key)}
-                weights = {**below, **norms}  # output norms lie beside the net of our backbones
+                weights = {**inside, **norms}  # output norms lie beside the net of our backbones
                 break
         else:
             return weights
@@ -308,12 +308,6 @@ def _is_known(weights: Mapping[str, Tensor]) -> bool:
     return any(family.matches(weights) for family in FAMILIES) or any(
         key.startswith('backbone.') for key in weights
     )
-
-
-def _below(weights: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {
-        key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)
-    }
 
 
 def _and(names: Iterable[str]) -> str:
