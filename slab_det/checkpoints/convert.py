@@ -15,7 +15,7 @@ from slab_det.layers.norm_names import (
 from slab_det.layers.positions import resize_grid, square_grid
 
 from .families import detect_family, to_our_names
-from .family import CheckpointError, Family, Weights
+from .family import CheckpointError, Family, Weights, below
 from .reading import read_checkpoint, select_weights, stored_grid_sizes
 from .report import LoadReport, shorten
 
@@ -176,15 +176,14 @@ def _convert_norms(weights: dict[str, Tensor], target: Weights, moved: list[str]
     """Give the norms in ``weights`` the entries of the target's norms; return the ratio."""
     ratio = None
     for prefix in sorted(_norm_prefixes(weights) | _norm_prefixes(target)):
-        entries = {
-            key[len(prefix) :]: value for key, value in weights.items() if key.startswith(prefix)
-        }
+        entries = below(weights, prefix)
         if not entries:
             continue
         canonical = canonical_norm(entries)
         found = float(canonical['ratio'])
         if prefix + 'ratio' in target:
-            new = _complete(canonical, target, prefix)
+            # The branch that the source lacks keeps the target's values.
+            new = below(target, prefix) | canonical
             ratio = found if ratio is None else max(ratio, found)
         elif prefix + 'eta' in target:
             if found:
@@ -206,12 +205,6 @@ def _convert_norms(weights: dict[str, Tensor], target: Weights, moved: list[str]
             moved.extend(prefix + name for name in entries if name not in new)
         replace_entries(weights, prefix, new)
     return ratio
-
-
-def _complete(canonical: dict[str, Tensor], target: Weights, prefix: str) -> dict[str, Tensor]:
-    """Fill the branch that the source lacks from the target, which keeps its values there."""
-    own = {key[len(prefix) :]: value for key, value in target.items() if key.startswith(prefix)}
-    return {**own, **canonical}
 
 
 def _norm_prefixes(weights: Weights) -> set:

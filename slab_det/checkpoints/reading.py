@@ -17,7 +17,7 @@ from torch import Tensor
 from slab_det.errors import MissingFileError
 
 from .families import FAMILIES
-from .family import CheckpointError
+from .family import CheckpointError, below
 
 #: Keys under which training scripts nest the weights, and those averaged over training (EMA).
 NESTS = ('state_dict', 'model', 'model_state_dict', 'module', 'params')
@@ -251,13 +251,13 @@ def select_weights(
     if not prefix:
         return Selection(whole, taken)
     prefix = prefix if prefix.endswith('.') else prefix + '.'
-    below = _below(weights, prefix) or _below(whole, prefix)
-    if not below:
+    inside = below(weights, prefix) or below(whole, prefix)
+    if not inside:
         raise CheckpointError(
             f'prefix={prefix!r} matches nothing in the checkpoint, whose entries begin with '
             f'{_and(sorted({key.split(".")[0] for key in whole}))}.'
         )
-    return Selection(_unwrap(below), taken)
+    return Selection(_unwrap(inside), taken)
 
 
 def _nested(content: Mapping[str, Any], place: str = '') -> dict[str, dict[str, Tensor]]:
@@ -289,7 +289,7 @@ def _unwrap(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     weights = {_WITHIN.sub('', key): value for key, value in weights.items()}
     while True:
         for prefix in WRAPPERS:
-            below = _below(weights, prefix)
+            inside = below(weights, prefix)
             rest = {
                 key: value
                 for key, value in weights.items()
@@ -297,9 +297,9 @@ def _unwrap(weights: dict[str, Tensor]) -> dict[str, Tensor]:
                 if not key.startswith(prefix) and ('.' in key or value.numel() > 1)
             }
             # Lightning keeps losses and metrics beside the model.
-            if below and (not rest or _is_known(below) and not _is_known(weights)):
+            if inside and (not rest or _is_known(inside) and not _is_known(weights)):
                 norms = {key: value for key, value in rest.items() if re.match(r'norm\d+\.', key)}
-                weights = {**below, **norms}  # output norms lie beside the net of our backbones
+                weights = {**inside, **norms}  # output norms lie beside the net of our backbones
                 break
         else:
             return weights
@@ -310,12 +310,6 @@ def _is_known(weights: Mapping[str, Tensor]) -> bool:
     return any(family.matches(weights) for family in FAMILIES) or any(
         key.startswith('backbone.') for key in weights
     )
-
-
-def _below(weights: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {
-        key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)
-    }
 
 
 def _and(names: Iterable[str]) -> str:

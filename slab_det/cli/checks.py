@@ -2,13 +2,12 @@
 
 import os
 import sys
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from slab_det.compat import require_detection
-from slab_det.errors import InputError, MissingPackageError, one_line, user_input
+from slab_det.errors import InputError, MissingPackageError, user_input
 from slab_det.files import writable_folder
 
 from .checkpoint_checks import check_checkpoint, read_checkpoint
@@ -22,23 +21,9 @@ def load_config(path: str, cfg_options: dict | None = None):
         MissingPackageError: mmengine, mmcv or mmdet is missing or does not fit.
     """
     require_detection('this tool')
-    from mmengine.config import Config
+    from slab_det.mm.config_reading import read_config
 
-    if not os.path.isfile(path):
-        raise InputError(
-            f'config {path} is not a file: give the path of a config, such as '
-            'configs/mini/mask-rcnn_slab-swin_mini_shapes.py'
-        )
-    try:
-        with warnings.catch_warnings():
-            # mmengine imports it; a user can do nothing about that.
-            warnings.filterwarnings('ignore', message='pkg_resources is deprecated')
-            cfg = Config.fromfile(path)
-            _import_all(cfg._cfg_dict)
-    except Exception as error:  # a config is Python code and may raise anything
-        raise InputError(
-            f'config {path} cannot be read: {type(error).__name__}: {one_line(error)}'
-        ) from error
+    cfg = read_config(path)
     words = ' '.join(f'{key}={value}' for key, value in (cfg_options or {}).items())
     with user_input(f'--cfg-options {words} do not fit {path}'):
         cfg.merge_from_dict(cfg_options or {})
@@ -62,17 +47,6 @@ def require_onnx() -> None:
         raise MissingPackageError(
             f'{error}: install what this needs with pip install -r requirements/onnx.txt'
         ) from error
-
-
-def _import_all(node) -> None:
-    """Import what a config in pure Python names, which mmengine puts off until it is used."""
-    from mmengine.config.lazy import LazyAttr, LazyObject
-
-    from slab_det.mm.config_walk import walk
-
-    for _, value in walk(node):
-        if isinstance(value, (LazyAttr, LazyObject)):
-            value.build()
 
 
 def choose_work_dir(cfg, config: str, work_dir: str | None = None) -> None:

@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from slab_det.checkpoints import CheckpointError, load_into, read_checkpoint, stored_grid_sizes
-from slab_det.models.conversion import convert_checkpoint, save_checkpoint
 from slab_det.errors import InputError
 from slab_det.models import PyramidVisionTransformer, SwinTransformer
+from slab_det.models.conversion import convert_checkpoint, save_checkpoint
 from tests import golden
 from tests.networks import settle
 

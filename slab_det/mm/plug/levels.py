@@ -1,9 +1,10 @@
 """Levels and channels of everything that reads a backbone's maps."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from slab_det.errors import InputError
+from slab_det.mm.config_walk import walk_dicts
 
 from .detector import Maps
 from .notes import Noting
@@ -114,38 +115,25 @@ def _replace(model: dict[str, Any], old: Sequence[int], new: list[int], note: No
 def _replace_in(part: Any, old: Sequence[int], new: list[int], keys: Sequence[str]) -> bool:
     """Replace lists that start with ``old`` or are it reversed, and the number of a single map."""
     found = False
-    for _, owner, key, value in list(_settings(part, '')):
-        if key not in keys:
+    for path, owner in list(walk_dicts(part)):
+        if set(path.split('.')) & set(_SETTINGS):
             continue
-        if _starts_with(value, old):
-            owner[key] = type(value)([*new, *value[len(old) :]])
-        elif isinstance(value, (list, tuple)) and list(value) == list(old)[::-1]:
-            owner[key] = type(value)(new[::-1])
-        elif len(old) == 1 and value == old[0]:
-            owner[key] = new[0]
-        else:
-            continue
-        found = True
+        for key in owner.keys() & set(keys):
+            value = owner[key]
+            if _starts_with(value, old):
+                owner[key] = type(value)([*new, *value[len(old) :]])
+            elif isinstance(value, (list, tuple)) and list(value) == list(old)[::-1]:
+                owner[key] = type(value)(new[::-1])
+            elif len(old) == 1 and value == old[0]:
+                owner[key] = new[0]
+            else:
+                continue
+            found = True
     return found
 
 
 def _starts_with(value: Any, old: Sequence[int]) -> bool:
     return isinstance(value, (list, tuple)) and list(value[: len(old)]) == list(old)
-
-
-def _settings(node: Any, path: str) -> Iterator[tuple[str, Any, Any, Any]]:
-    """Yield (path, owner, key, value) of every setting of the modules below ``node``."""
-    items = list(node.items()) if isinstance(node, dict) else list(enumerate(node))
-    for key, value in items:
-        if key in _SETTINGS:
-            continue
-        yield f'{path}.{key}', node, key, value
-        if (
-            isinstance(value, dict)
-            or isinstance(value, (list, tuple))
-            and any(isinstance(one, dict) for one in value)
-        ):
-            yield from _settings(value, f'{path}.{key}')
 
 
 def _simple_fpn(

@@ -49,8 +49,6 @@ def test_a_picture_and_the_facts_without_data(tool, tmp_path, monkeypatch, capsy
     [
         ([], 'not there, so that the training images .* cannot be counted: give --num-images'),
         (['--num-images', '0'], '--num-images is 0'),
-        (['--num-images', '9', '--gpus', '-1'], '--gpus is -1'),
-        (['--num-images', '9', '--out', 's.jpg'], r'--out s.jpg: give a name that ends in .png'),
         (['--num-images', '9', '--auto-scale-lr'], '--auto-scale-lr needs auto_scale_lr'),
         (['--num-images', '9', '--cfg-options', 'train_cfg=None'], 'has no train_dataloader'),
     ],
