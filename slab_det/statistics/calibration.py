@@ -161,26 +161,20 @@ def calibrate_batch_norm(
     with frozen_parameters(model), modes_kept(model):
         sites, report.frozen = sites_to_calibrate(model, include_frozen)
         model.eval()
-        old = get_statistics(sites)
+        old = found = get_statistics(sites)
         try:
-            for number in range(1, max_passes + 1):
-                shown = batches if progress is None else progress(batches, number)
-                found = _one_pass(sites, forward, shown, report, by_itself=number == 1)
-                if number == 1:
-                    put_statistics(sites, old)
-                changes = _changes(sites, found)
+            while report.passes < max_passes and (report.passes < 2 or report.residual > tolerance):
+                report.passes += 1
+                shown = batches if progress is None else progress(batches, report.passes)
+                before = found
+                found = _one_pass(sites, forward, shown, report, by_itself=report.passes == 1)
                 put_statistics(sites, found)
-                report.passes = number
-                report.residual = max(max(change) for change in changes.values())
-                if number > 1 and report.residual <= tolerance:
-                    break
-            put_statistics(sites, old)
-            for name, change in _changes(sites, found).items():
-                report.mean_change[name], report.var_change[name] = change
-            put_statistics(sites, found)
+                report.residual = max(map(max, _changes(sites, before, found).values()))
         except BaseException:
             put_statistics(sites, old)
             raise
+    for name, change in _changes(sites, old, found).items():
+        report.mean_change[name], report.var_change[name] = change
     report.unseen = [site.name for site in sites if site.name not in found]
     return report
 
@@ -242,15 +236,17 @@ def _settled(moments: dict[str, Moments]) -> Statistics:
     return statistics
 
 
-def _changes(sites: list[NormSite], new: Statistics) -> dict[str, tuple[float, float]]:
-    """Return by norm how far the largest mean and variance are from those in the model."""
+def _changes(
+    sites: list[NormSite], old: Statistics, new: Statistics
+) -> dict[str, tuple[float, float]]:
+    """Return by norm the largest changes of a mean and of a variance, relative to the old ones."""
     changes = {}
     for name, _, bn in sites:
         if name in new:
-            mean, var = new[name]
-            old = bn.running_var.double() + bn.eps
+            (old_mean, old_var), (mean, var) = old[name], new[name]
+            scale = old_var.double() + bn.eps
             changes[name] = (
-                float(((mean - bn.running_mean).abs() / old.sqrt()).max()),
-                float(((var - bn.running_var).abs() / old).max()),
+                float(((mean - old_mean).abs() / scale.sqrt()).max()),
+                float(((var - old_var).abs() / scale).max()),
             )
     return changes
