@@ -1,4 +1,4 @@
-"""Detects objects in images: pictures with the predictions, and one JSON in COCO's result format.
+"""Detect objects in images: pictures with the predictions, and one JSON in COCO's result format.
 
 python tools/image_demo.py IMAGE_OR_FOLDER CONFIG CHECKPOINT --out demo --score-thr 0.3
 """
@@ -22,8 +22,13 @@ from slab_det.cli import (
     check_model,
     check_trained,
     choose_work_dir,
+    device,
     load_config,
+    number,
+    progress,
+    read_checkpoint,
     run,
+    user_input,
     writable_folder,
     write_text,
 )
@@ -37,35 +42,35 @@ def parse_args(arguments=None) -> argparse.Namespace:
         "JSON in COCO's result format (predictions.json)"
     )
     parser.add_argument(
-        'inputs', metavar='IMAGE_OR_FOLDER', help='an image, or a folder whose images are all taken'
+        'inputs', metavar='IMAGE_OR_FOLDER', help='an image, or a folder with images'
     )
     add_config_arguments(parser)
-    parser.add_argument(
-        'checkpoint', nargs='?', help='checkpoint file (default: weights of chance)'
-    )
+    parser.add_argument('checkpoint', nargs='?', help='checkpoint file (default: random weights)')
     parser.add_argument(
         '--out', metavar='DIR', help='folder for pictures and JSON (default: demo/ in the work dir)'
     )
     parser.add_argument(
         '--score-thr',
-        type=float,
+        type=number(float, 0, 1),
         default=0.3,
         metavar='S',
         help='leave out predictions below this score, in pictures and JSON (default: %(default)s)',
     )
     parser.add_argument(
         '--batch-size',
-        type=int,
+        type=number(int, 1),
         default=1,
         metavar='N',
-        help='images at a time (default: %(default)s)',
+        help='number of images per batch (default: %(default)s)',
     )
-    parser.add_argument('--device', help='such as cuda:0 or cpu (default: the best there is)')
+    parser.add_argument(
+        '--device', type=device, help='such as cuda:0 or cpu (default: a GPU if there is one)'
+    )
     parser.add_argument(
         '--palette',
         choices=PALETTES,
         default='none',
-        help="colours of the classes (default: the data set's)",
+        help="colours of the classes (default: 'none', those of the data set)",
     )
     parser.add_argument('--no-pictures', action='store_true', help='write the JSON only')
     parser.add_argument(
@@ -117,20 +122,6 @@ def refuse_damaged(args: argparse.Namespace, images: list[str]) -> None:
         )
 
 
-def check_device(device: str | None) -> str | None:
-    import torch
-
-    if device is not None:
-        try:
-            torch.zeros(1, device=device)
-        except (RuntimeError, AssertionError) as error:
-            raise InputError(
-                f'--device {device} cannot be used ({str(error).splitlines()[0]}): '
-                'give cpu, or leave it out'
-            ) from error
-    return device
-
-
 def test_sets(cfg, config: str) -> list:
     """Return the configs of the test data sets, one for each file of annotations."""
     from slab_det.cli.data_checks import datasets_of
@@ -151,7 +142,10 @@ def build(dataset: dict):
     found = os.path.isfile(
         os.path.join(dataset.get('data_root') or '', dataset.get('ann_file') or '')
     )
-    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools tells how it reads
+    with (
+        contextlib.redirect_stdout(io.StringIO()),  # pycocotools reports how it reads
+        user_input('the data set cannot be built'),
+    ):
         return DATASETS.build(
             {**dataset, 'pipeline': [], 'test_mode': True, 'lazy_init': not found}
         )
@@ -218,27 +212,23 @@ def draw_names(inferencer, classes, out: Path) -> None:
 
 
 def main(args: argparse.Namespace) -> None:
-    if not 0 <= args.score_thr <= 1:
-        raise InputError(f'--score-thr is {args.score_thr}: give a score from 0 to 1')
-    if args.batch_size < 1:
-        raise InputError(f'--batch-size is {args.batch_size}: give a number of images from 1')
     cfg = load_config(args.config, args.cfg_options)
     images = find_images(args.inputs)
     refuse_damaged(args, images)
     check_checkpoint(args.checkpoint, 'checkpoint')
-    check_device(args.device)
     choose_work_dir(cfg, args.config)
     out = writable_folder(args.out or os.path.join(cfg.work_dir, 'demo'), '--out')
     check_data(cfg, ('test' if cfg.get('test_dataloader') else 'val',), absent_ok=True)
     model = check_model(cfg, args.config)
     if args.checkpoint is not None:
         check_fit(args.checkpoint, model, 'checkpoint')
-        check_trained(cfg, args.checkpoint, 'checkpoint')
+        if '://' not in args.checkpoint:
+            content = read_checkpoint(args.checkpoint, 'checkpoint')
+            check_trained(cfg, content, f'checkpoint {args.checkpoint}')
     del model
 
     from mmdet.apis import DetInferencer
     from mmengine.registry import init_default_scope
-    from rich.progress import track
 
     from slab_det.mm.analysis.coco_results import coco_results
     from slab_det.mm.data.images import look_at
@@ -250,8 +240,8 @@ def main(args: argparse.Namespace) -> None:
     # The inferencer takes its pipeline from a single test set.
     cfg.test_dataloader = dict(dataset=deepcopy(sets[0]))
     keep_pixels(cfg.test_dataloader.dataset.pipeline)
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore')  # what it warns of is set or said below
+    with warnings.catch_warnings(), user_input(f'{args.config} cannot be used for inference'):
+        warnings.simplefilter('ignore')  # what it warns of is set or reported below
         inferencer = DetInferencer(
             cfg,
             args.checkpoint,
@@ -262,7 +252,7 @@ def main(args: argparse.Namespace) -> None:
         )
     trained_for = inferencer.model.dataset_meta.get('classes')
     classes = datasets[0].metainfo['classes']
-    if args.checkpoint is None or trained_for is None or len(trained_for) != len(classes):
+    if args.checkpoint is None or len(trained_for or ()) != len(classes):
         inferencer.model.dataset_meta['classes'] = classes
     if args.checkpoint is None:
         print('no checkpoint: the weights are random and the predictions mean nothing')
@@ -275,7 +265,7 @@ def main(args: argparse.Namespace) -> None:
     panoptic = 0
     starts = range(0, len(images), args.batch_size)
     try:
-        for start in track(starts, description='images' if args.batch_size == 1 else 'batches'):
+        for start in progress(starts, 'images' if args.batch_size == 1 else 'batches'):
             batch = []
             for index in range(start, min(start + args.batch_size, len(images))):
                 fault = look_at(images[index]).fault

@@ -1,4 +1,4 @@
-"""Trains a detector: python tools/train.py CONFIG [--work-dir DIR] [--amp] [--resume [CHECKPOINT]] ..."""
+"""Train a detector: python tools/train.py CONFIG [--work-dir DIR] [--resume [CHECKPOINT]]"""
 
 import argparse
 
@@ -13,9 +13,8 @@ from slab_det.cli import (
     check_resume,
     choose_work_dir,
     load_config,
-    naming_damaged_images,
-    prepare_launcher,
     run,
+    runner_of,
     warn_of_missing_hook,
 )
 
@@ -36,8 +35,8 @@ def parse_args() -> argparse.Namespace:
         nargs='?',
         const='auto',
         metavar='CHECKPOINT',
-        help='go on from this checkpoint; without a value, from the last one in the work dir, and from '
-        'the start where there is none',
+        help='resume from this checkpoint; without a value, from the last one in the work dir, or '
+        'from the start if there is none',
     )
     return parser.parse_args()
 
@@ -71,15 +70,7 @@ def main(args: argparse.Namespace) -> None:
         check_fit(cfg.load_from, model, 'load_from', whole=False)
     warn_of_missing_hook(cfg, model)
     del model
-    prepare_launcher(cfg, args.launcher, args.local_rank)
-
-    from mmdet.registry import RUNNERS
-    from mmdet.utils import setup_cache_size_limit_of_dynamo
-    from mmengine.runner import Runner
-
-    setup_cache_size_limit_of_dynamo()
-    runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
-    with naming_damaged_images():
+    with runner_of(cfg, args) as runner:
         runner.train()
 
 

@@ -7,10 +7,12 @@ from typing import Any
 
 from torch import Tensor
 
+from slab_det.errors import InputError
+
 Weights = Mapping[str, Tensor]
 
 
-class CheckpointError(ValueError):
+class CheckpointError(InputError):
     """A checkpoint that does not fit; the message says what it is and what would fit."""
 
 

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from slab_det.errors import MissingFileError
+
 from .family import CheckpointError
 
 #: Keys under which training scripts nest the weights.
@@ -59,12 +61,12 @@ def read_checkpoint(path: str) -> dict[str, Any]:
     runs.
 
     Raises:
-        FileNotFoundError: there is no such file.
+        MissingFileError: there is no such file.
         CheckpointError: the file is truncated, no checkpoint, or cannot be read without running
             code from it.
     """
     if not os.path.isfile(path):
-        raise FileNotFoundError(f'checkpoint {path!r} does not exist; check the path.')
+        raise MissingFileError(f'checkpoint {path!r} does not exist; check the path.')
     try:
         checkpoint = _load(path)
     except _READ_ERRORS as error:

@@ -1,9 +1,20 @@
-"""What the command-line tools share: arguments, checks of their input, and errors in one sentence."""
+"""What the command-line tools share: arguments, checks of their input, errors in one sentence."""
 
-from slab_det.errors import InputError
+from slab_det.errors import InputError, user_input
 from slab_det.files import whole_file, writable_folder, write_checkpoint, write_text
+from slab_det.progress import progress
 
-from .arguments import KeyValues, add_config_arguments, add_runner_arguments
+from .arguments import (
+    KeyValues,
+    add_config_arguments,
+    add_part,
+    add_runner_arguments,
+    add_shape,
+    add_traceback,
+    device,
+    file_name,
+    number,
+)
 from .checkpoint_checks import check_checkpoint, check_fit, check_resume, read_checkpoint
 from .checks import (
     check_data,
@@ -11,19 +22,25 @@ from .checks import (
     check_model,
     check_trained,
     choose_work_dir,
-    deployed_part,
     load_config,
     naming_damaged_images,
+    require_onnx,
     warn_of_missing_hook,
 )
-from .errors import run
-from .launch import check_amp, prepare_launcher
+from .detector import load_detector
+from .errors import built_from, run
+from .launch import check_amp, runner_of
+from .tables import markdown_table, print_table
 
 __all__ = [
     'InputError',
     'KeyValues',
     'add_config_arguments',
+    'add_part',
     'add_runner_arguments',
+    'add_shape',
+    'add_traceback',
+    'built_from',
     'check_amp',
     'check_checkpoint',
     'check_data',
@@ -33,12 +50,20 @@ __all__ = [
     'check_resume',
     'check_trained',
     'choose_work_dir',
-    'deployed_part',
+    'device',
+    'file_name',
     'load_config',
+    'load_detector',
+    'markdown_table',
     'naming_damaged_images',
-    'prepare_launcher',
+    'number',
+    'print_table',
+    'progress',
     'read_checkpoint',
+    'require_onnx',
     'run',
+    'runner_of',
+    'user_input',
     'warn_of_missing_hook',
     'whole_file',
     'writable_folder',

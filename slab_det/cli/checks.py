@@ -1,4 +1,4 @@
-"""Checks of what a tool was given, made before the Runner so that a refusal leaves nothing behind."""
+"""Checks of what a tool was given, before the Runner, so that a refusal leaves nothing behind."""
 
 import os
 import sys
@@ -8,10 +8,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from slab_det.compat import require_detection
-from slab_det.errors import InputError, one_line
+from slab_det.errors import InputError, MissingPackageError, one_line, user_input
 from slab_det.files import writable_folder
 
-from .checkpoint_checks import check_checkpoint, read_checkpoint
+from .checkpoint_checks import check_checkpoint
 
 
 def load_config(path: str, cfg_options: dict | None = None):
@@ -31,7 +31,7 @@ def load_config(path: str, cfg_options: dict | None = None):
         )
     try:
         with warnings.catch_warnings():
-            # That mmengine uses it is no news for the user.
+            # mmengine imports it; a user can do nothing about that.
             warnings.filterwarnings('ignore', message='pkg_resources is deprecated')
             cfg = Config.fromfile(path)
             _import_all(cfg._cfg_dict)
@@ -39,14 +39,9 @@ def load_config(path: str, cfg_options: dict | None = None):
         raise InputError(
             f'config {path} cannot be read: {type(error).__name__}: {one_line(error)}'
         ) from error
-    if cfg_options:
-        try:
-            cfg.merge_from_dict(cfg_options)
-        except (KeyError, TypeError, AssertionError, IndexError) as error:
-            words = ' '.join(f'{key}={value}' for key, value in cfg_options.items())
-            raise InputError(
-                f'--cfg-options {words} do not fit {path}: {one_line(error)}'
-            ) from error
+    words = ' '.join(f'{key}={value}' for key, value in (cfg_options or {}).items())
+    with user_input(f'--cfg-options {words} do not fit {path}'):
+        cfg.merge_from_dict(cfg_options or {})
     # Configs in pure Python set None; their names without a class are mmdet's all the same.
     cfg.default_scope = cfg.get('default_scope') or 'mmdet'
     for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
@@ -69,8 +64,19 @@ def _import_all(node) -> None:
             value.build()
 
 
+def require_onnx() -> None:
+    """Raise MissingPackageError unless onnx and onnxruntime can be imported."""
+    try:
+        import onnx  # noqa: F401
+        import onnxruntime  # noqa: F401
+    except ImportError as error:
+        raise MissingPackageError(
+            f'{error}: install what this needs with pip install -r requirements/onnx.txt'
+        ) from error
+
+
 def choose_work_dir(cfg, config: str, work_dir: str | None = None) -> None:
-    """Sets ``cfg.work_dir``: the argument, else that of the config, else work_dirs/NAME. Makes nothing.
+    """Set ``cfg.work_dir``: the argument, else the config's, else work_dirs/NAME. Make nothing.
 
     Raises:
         InputError: where it cannot become a folder that we may write to.
@@ -94,15 +100,13 @@ def check_model(cfg, config: str):
         raise InputError(f'config {config} has no model: give a whole config, not a part of one')
     for path, checkpoint in _pretrained(cfg.model, 'model'):
         check_checkpoint(checkpoint, path)
-    try:
-        # Drawing the weights of this throw-away model must not move an unseeded run's random numbers.
-        with (
-            MODELS.switch_scope_and_registry(cfg.get('default_scope', 'mmdet')) as registry,
-            torch.random.fork_rng(devices=[]),
-        ):
-            model = registry.build(cfg.model)
-    except Exception as error:  # whatever a module raises about its arguments
-        raise InputError(f'the model of {config} cannot be built: {one_line(error)}') from error
+    # This throw-away model's weights must not move an unseeded run's random numbers.
+    with (
+        user_input(f'the model of {config} cannot be built'),
+        MODELS.switch_scope_and_registry(cfg.get('default_scope', 'mmdet')) as registry,
+        torch.random.fork_rng(devices=[]),
+    ):
+        model = registry.build(cfg.model)
     _check_heads(cfg, model, config)
     return model
 
@@ -130,7 +134,7 @@ def deployed_part(cfg, model, part: str | None, config: str):
     if not isinstance(inner, dict) or not hasattr(model, 'teacher'):
         if part is not None:
             raise InputError(
-                f'--part {part}: the {type(model).__name__} of {config} is a single detector: leave '
+                f'--part {part}: the {type(model).__name__} of {config} is one detector: leave '
                 '--part out'
             )
         return model
@@ -143,7 +147,7 @@ def deployed_part(cfg, model, part: str | None, config: str):
     return getattr(model, part)
 
 
-def check_trained(cfg, path: str, argument: str) -> None:
+def check_trained(cfg, content, argument: str) -> None:
     """Compare the classes that a checkpoint was trained for with those of a config; warn on stderr
     where the names differ.
 
@@ -155,34 +159,32 @@ def check_trained(cfg, path: str, argument: str) -> None:
     from .data_checks import first_dataset
 
     _, classes = first_dataset(cfg)
-    if '://' in path or not classes:
-        return
-    content = read_checkpoint(path, argument)
     meta = content.get('meta') if isinstance(content, dict) else None
     trained = meta.get('dataset_meta') if isinstance(meta, dict) else None
-    warning = check_trained_classes(trained, classes, f'{argument} {path}')
+    warning = classes and check_trained_classes(trained, classes, argument)
     if warning:
         print(f'warning: {warning}', file=sys.stderr)
 
 
 def check_hooks(cfg, config: str) -> None:
-    """Builds the ``custom_hooks`` of ``cfg`` once; raises InputError where one cannot be built."""
+    """Build the ``custom_hooks`` of ``cfg`` once.
+
+    Raises:
+        InputError: one of them cannot be built.
+    """
     from mmengine.registry import HOOKS
 
     for hook in cfg.get('custom_hooks') or []:
         arguments = {key: value for key, value in hook.items() if key != 'priority'}
-        try:
-            with HOOKS.switch_scope_and_registry(cfg.get('default_scope', 'mmdet')) as registry:
-                registry.build(arguments)
-        except Exception as error:  # whatever a hook raises about its arguments
-            raise InputError(
-                f"the custom_hooks' {hook.get('type')} in {config} cannot be built: "
-                f'{one_line(error)}'
-            ) from error
+        with (
+            user_input(f"the custom_hooks' {hook.get('type')} in {config} cannot be built"),
+            HOOKS.switch_scope_and_registry(cfg.get('default_scope', 'mmdet')) as registry,
+        ):
+            registry.build(arguments)
 
 
 def warn_of_missing_hook(cfg, model) -> None:
-    """Says on stderr where nothing would move the ratio of PRepBN, which otherwise shows after the training.
+    """Warn if nothing would move the ratio of PRepBN, which otherwise shows after the training.
 
     Args:
         cfg: the config.
@@ -247,7 +249,7 @@ def naming_damaged_images() -> Iterator[None]:
 
 
 def _pretrained(node, path: str):
-    """Yields (setting, checkpoint) for every ``dict(type='Pretrained', checkpoint=...)`` below ``node``."""
+    """Yield (setting, checkpoint) of every ``dict(type='Pretrained', checkpoint=...)``."""
     if isinstance(node, dict):
         kind = node.get('type')
         if (kind if isinstance(kind, str) else getattr(kind, '__name__', '')) in (

@@ -242,6 +242,7 @@ def write_image(path: str | os.PathLike, pixels: np.ndarray) -> None:
     done, content = cv2.imencode(ending, pixels)
     if not done:
         raise ValueError(f'--out {path}: OpenCV could not encode the picture as {ending}.')
+    # Not by slab_det.files, because this file is copied without the package.
     part = f'{path}.part{os.getpid()}'
     try:
         with open(part, 'wb') as file:

@@ -9,15 +9,16 @@ from timm.utils import reparameterize_model
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from slab_det.errors import InputError
 from slab_det.layers import ChannelAffine, FoldedNorm, PRepBN, RepBN, prepbn_modules, set_ratio
 
 
-class UnfinishedRatioError(ValueError):
+class UnfinishedRatioError(InputError):
     """The LayerNorm branch of a PRepBN still counts, so that it cannot be folded.
 
     Args:
         ratio: the largest one.
-        otherwise: how to do without the branch, said to who called.
+        otherwise: how to do without the branch, for the message.
     """
 
     def __init__(
@@ -77,12 +78,12 @@ def reparameterize(
 
     Raises:
         UnfinishedRatioError: a ratio is not 0.
-        ValueError: there is no PRepBN or RepBN.
+        InputError: there is no PRepBN or RepBN.
     """
     if is_reparameterized(model):
         return model
     if not any(isinstance(module, (PRepBN, RepBN)) for module in model.modules()):
-        raise ValueError(
+        raise InputError(
             f'{type(model).__name__} has no PRepBN or RepBN to re-parameterize; train '
             "it with norm_cfg=dict(type='PRepBN')."
         )

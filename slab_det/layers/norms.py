@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from slab_det.errors import InputError
+
 from .batch_norm import TokenBatchNorm, is_distributed
 from .norm_names import canonical_norm, repbn_entries, replace_entries
 from .padding import valid_rows
@@ -15,7 +17,7 @@ from .padding import valid_rows
 
 def _check_channels_last(norm: nn.Module, x: Tensor) -> None:
     if x.shape[-1] != norm.num_features:
-        raise ValueError(
+        raise InputError(
             f'{type(norm).__name__}(num_features={norm.num_features}) takes tokens with the '
             f'channels last, (..., {norm.num_features}), but got {tuple(x.shape)}; '
             'a channels-first map must be permuted to (N, H, W, C) first.'

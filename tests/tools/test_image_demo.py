@@ -131,9 +131,6 @@ def test_one_image_that_the_annotations_do_not_name(tool, data, capsys):
             ['shapes/val', '--strict'],
             r'bad.jpg is not an image that can be decoded \(.*; 1 of 4\)',
         ),
-        (lambda: None, ['shapes/val', '--score-thr', '2'], '--score-thr is 2.0'),
-        (lambda: None, ['shapes/val', '--batch-size', '0'], '--batch-size is 0'),
-        (lambda: None, ['shapes/val', '--device', 'gpu'], '--device gpu cannot be used'),
         (lambda: Path('o').write_text(''), ['shapes/val', '--out', 'o'], '--out o: .* is a file'),
     ],
 )

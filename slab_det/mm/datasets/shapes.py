@@ -11,6 +11,8 @@ import cv2
 import numpy as np
 from numpy.random import RandomState
 
+from slab_det.errors import InputError
+
 SURFACES = ('plain', 'gradient', 'stripes', 'checks', 'blotches')
 # Outlines are rasterised on a grid this many times finer, which gives edges of 17 grey levels.
 SUPERSAMPLING = 4
@@ -38,7 +40,7 @@ def unit_outlines(name: str) -> list[np.ndarray]:
         Arrays of shape (corners, 2), columns x and y, y pointing down.
 
     Raises:
-        ValueError: for any other name.
+        InputError: for any other name.
     """
     if name == 'disk':
         return [_regular(64)]
@@ -51,7 +53,7 @@ def unit_outlines(name: str) -> list[np.ndarray]:
         return [_regular(10, (1.0, 0.42))]
     if name == 'ring':
         return [_regular(64), _regular(64) * 0.55]
-    raise ValueError(
+    raise InputError(
         f"name: there is no outline for {name!r}; known are 'disk', 'box', "
         "'triangle', 'star' and 'ring'."
     )
@@ -119,7 +121,7 @@ def surface(kind: str, rng: RandomState, height: int, width: int, strength: int)
         coarse = rng.randint(0, 256, size=(height // 12 + 2, width // 12 + 2)).astype(np.uint8)
         smooth = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_LINEAR_EXACT)
         return (2 * strength * smooth.astype(np.int32)) // 255 - strength
-    raise ValueError(f'kind: there is no surface {kind!r}; known are {", ".join(SURFACES)}.')
+    raise InputError(f'kind: there is no surface {kind!r}; known are {", ".join(SURFACES)}.')
 
 
 def random_colour(

@@ -15,6 +15,8 @@ from mmengine.runner import EpochBasedTrainLoop
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
+from slab_det.errors import InputError
+
 from .random_states import capture_states, restore_states
 from .sample_order import DrawSampler, EndlessBatches, Placeholders, ReseededDataset, install
 
@@ -110,7 +112,7 @@ class RandomStateHook(Hook):
     def before_train(self, runner) -> None:
         loop = runner.train_loop
         if isinstance(loop.dataloader.dataset, IterableDataset):
-            raise ValueError(
+            raise InputError(
                 f'RandomStateHook cannot resume {type(loop.dataloader.dataset).__name__}, an '
                 'IterableDataset, where it stopped: use a dataset with an index, or remove the '
                 'hook.'

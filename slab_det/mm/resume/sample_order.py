@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from slab_det.errors import InputError
+
 from .random_states import seeded
 
 
@@ -181,7 +183,7 @@ class EndlessBatches:
                 batch = next(self._iterator)
             except StopIteration:
                 if not self.batches:
-                    raise ValueError(
+                    raise InputError(
                         'the training data loader yields no batch: lower its batch_size or set '
                         'drop_last=False.'
                     ) from None

@@ -1,4 +1,8 @@
-"""Ground truth and predictions of one image, side by side, with a legend."""
+"""Ground truth and predictions of one image, side by side, with a legend.
+
+Not drawn by mmdet's DetLocalVisualizer, which varies the colours of a class, lets names cover each
+other, draws ignored regions as objects, and has neither a legend nor counts.
+"""
 
 import colorsys
 from collections import Counter
