@@ -113,10 +113,8 @@ def main(args: argparse.Namespace) -> None:
         dataset = images_as_tested(cfg.get('train_dataloader'), tested)
     model.to(args.device or get_device())
     loader = calibration_loader(dataset, args.num_images, args.num_workers)
-    with (
-        user_input(f'{args.config} with {args.checkpoint}', SlabDetError),
-        naming_damaged_images(),
-    ):
+    source = f'{args.config} with {args.checkpoint}'
+    with user_input(source, SlabDetError), naming_damaged_images():
         report = calibrate_batch_norm(
             model,
             loader,

@@ -12,7 +12,15 @@ import os
 import sys
 from pathlib import Path
 
-from slab_det.cli import InputError, KeyValues, load_config, run, writable_folder, write_text
+from slab_det.cli import (
+    InputError,
+    KeyValues,
+    add_traceback,
+    load_config,
+    run,
+    writable_folder,
+    write_text,
+)
 
 #: Pictures that --draw writes at most.
 MOST_PICTURES = 50
@@ -46,7 +54,7 @@ def parse_args(arguments=None) -> argparse.Namespace:
         metavar='KEY=VALUE',
         help='settings that override those of the config',
     )
-    parser.add_argument('--traceback', action='store_true', help='show the whole trace of an error')
+    add_traceback(parser)
     args = parser.parse_args(arguments)
     if (args.config is None) == (args.ann is None):
         parser.error('give either a config or --ann FILE')

@@ -10,7 +10,7 @@ from pathlib import Path
 from slab_det.cli import (
     InputError,
     add_config_arguments,
-    deployed_part,
+    add_part,
     file_name,
     load_detector,
     number,
@@ -46,11 +46,7 @@ def parse_args() -> argparse.Namespace:
         metavar='FILE',
         help='images on which ONNX and PyTorch are compared, besides generated ones',
     )
-    parser.add_argument(
-        '--part',
-        choices=('teacher', 'student'),
-        help='detector of a semi-supervised model to take (default: that which it predicts with)',
-    )
+    add_part(parser)
     return parser.parse_args()
 
 
@@ -116,7 +112,6 @@ def main(args: argparse.Namespace) -> None:
         for image in args.image:
             read_image(image)
     cfg, model, _ = load_detector(args)
-    model = deployed_part(cfg, model, args.part, args.config)
     threshold = model.test_cfg.rcnn.mask_thr_binary if getattr(model, 'with_mask', False) else None
     with user_input(args.config, SlabDetError):
         metadata = file_metadata(cfg, None, threshold)

@@ -26,6 +26,7 @@ from slab_det.cli import (
     load_config,
     number,
     progress,
+    read_checkpoint,
     run,
     user_input,
     whole_file,
@@ -221,7 +222,9 @@ def main(args: argparse.Namespace) -> None:
     model = check_model(cfg, args.config)
     if args.checkpoint is not None:
         check_fit(args.checkpoint, model, 'checkpoint')
-        check_trained(cfg, args.checkpoint, 'checkpoint')
+        if '://' not in args.checkpoint:
+            content = read_checkpoint(args.checkpoint, 'checkpoint')
+            check_trained(cfg, content, f'checkpoint {args.checkpoint}')
     del model
 
     from mmdet.apis import DetInferencer
@@ -280,8 +283,8 @@ def main(args: argparse.Namespace) -> None:
                     results += [{**one, 'file_name': name} for one in found]
                 elif args.no_pictures:
                     raise InputError(
-                        f'--no-pictures: {args.config} predicts panoptic maps, which are '
-                        'written as pictures only: leave it out'
+                        f'--no-pictures: {args.config} predicts panoptic maps, which '
+                        'come as pictures only: leave it out'
                     )
                 else:
                     panoptic += 1

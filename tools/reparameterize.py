@@ -8,9 +8,9 @@ from pathlib import Path
 
 from slab_det.cli import (
     add_config_arguments,
+    add_part,
     add_shape,
     check_model,
-    deployed_part,
     load_detector,
     print_table,
     run,
@@ -40,11 +40,7 @@ def parse_args() -> argparse.Namespace:
         help='set a ratio that is not 0 to 0 first; this changes the outputs',
     )
     add_shape(parser, 'the image for which multiply-adds are counted')
-    parser.add_argument(
-        '--part',
-        choices=('teacher', 'student'),
-        help='detector of a semi-supervised model to take (default: that which it predicts with)',
-    )
+    add_part(parser)
     return parser.parse_args()
 
 
@@ -86,7 +82,6 @@ def main(args: argparse.Namespace) -> None:
     from slab_det.deploy import UnfinishedRatioError, reparameterize
     from slab_det.mm.deploy_config import deploy_config
 
-    model = deployed_part(cfg, model, args.part, args.config)
     with user_input(f'{args.config} with {args.checkpoint}', SlabDetError):
         try:
             deployed = reparameterize(model, drop_layer_norm=args.drop_layer_norm)

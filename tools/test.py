@@ -15,6 +15,7 @@ from slab_det.cli import (
     file_name,
     load_config,
     number,
+    read_checkpoint,
     run,
     runner_of,
 )
@@ -76,9 +77,8 @@ def test_with_augmentation(cfg, model) -> None:
             type='DetTTAModel',
             tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100),
         )
-    datasets = [
-        one for _, one in datasets_of(cfg.test_dataloader.dataset, 'test_dataloader.dataset')
-    ]
+    path = 'test_dataloader.dataset'
+    datasets = [one for _, one in datasets_of(cfg.test_dataloader.dataset, path)]
     if cfg.get('tta_pipeline') is None:
         pipeline = datasets[0].pipeline
         pack = deepcopy(pipeline[-1])
@@ -111,7 +111,9 @@ def main(args: argparse.Namespace) -> None:
     check_data(cfg, ('test',), decode=args.check_images)
     model = check_model(cfg, args.config)
     check_fit(args.checkpoint, model, 'checkpoint')
-    check_trained(cfg, args.checkpoint, 'checkpoint')
+    if '://' not in args.checkpoint:
+        content = read_checkpoint(args.checkpoint, 'checkpoint')
+        check_trained(cfg, content, f'checkpoint {args.checkpoint}')
     if args.tta:
         test_with_augmentation(cfg, model)
     del model

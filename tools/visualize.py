@@ -97,6 +97,14 @@ def predicted_instances(sample, score_thr: float) -> list:
     ]
 
 
+def write_legend(legend: dict, out: Path) -> None:
+    """Write which class names are drawn as numbers, if any are."""
+    if legend:
+        text = ''.join(f'{number} {name}\n' for number, name in legend.items())
+        write_text(out / 'legend.txt', text, '--out')
+        print(f'{len(legend)} class names are drawn as numbers, see {out / "legend.txt"}')
+
+
 def main(args: argparse.Namespace) -> None:
     cfg, model, _ = load_detector(args, args.split)
     loader = cfg.get(f'{args.split}_dataloader')
@@ -116,9 +124,7 @@ def main(args: argparse.Namespace) -> None:
     with user_input(f'the data set of {args.config} cannot be built'):
         dataset = DATASETS.build(loader.dataset)
     classes, legend = drawn_names(dataset.metainfo['classes'])
-    if legend:
-        text = '\n'.join(f'{number} {name}' for number, name in legend.items())
-        write_text(out / 'legend.txt', f'{text}\n', '--out')
+    write_legend(legend, out)
     digits = len(str(len(dataset)))
     chosen = spread(len(dataset), args.num)
     for index in progress(chosen, 'pictures'):

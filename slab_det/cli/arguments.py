@@ -125,7 +125,7 @@ def add_runner_arguments(parser: argparse.ArgumentParser) -> None:
         '--check-images',
         action='store_true',
         help='decode every image before work begins; unchanged files are not decoded again '
-        '(default: look at the headers of a sample)',
+        '(default: read the headers of a sample)',
     )
     # Older launchers pass the rank as an argument in either spelling, newer ones as a variable.
     parser.add_argument(
@@ -134,4 +134,13 @@ def add_runner_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=int(os.environ.get('LOCAL_RANK', 0)),
         help='rank on this machine, set by the launcher',
+    )
+
+
+def add_part(parser: argparse.ArgumentParser) -> None:
+    """Add ``--part``, which :func:`~slab_det.cli.load_detector` reads."""
+    parser.add_argument(
+        '--part',
+        choices=('teacher', 'student'),
+        help='detector of a semi-supervised model to take (default: the one it predicts with)',
     )

@@ -10,7 +10,7 @@ from slab_det.compat import require_detection
 from slab_det.errors import InputError, MissingPackageError, user_input
 from slab_det.files import writable_folder
 
-from .checkpoint_checks import check_checkpoint, read_checkpoint
+from .checkpoint_checks import check_checkpoint
 
 
 def load_config(path: str, cfg_options: dict | None = None):
@@ -50,7 +50,7 @@ def require_onnx() -> None:
 
 
 def choose_work_dir(cfg, config: str, work_dir: str | None = None) -> None:
-    """Set ``cfg.work_dir``: the argument, or that of the config, or work_dirs/NAME. Makes nothing.
+    """Set ``cfg.work_dir``: the argument, else the config's, else work_dirs/NAME. Make nothing.
 
     Raises:
         InputError: it is not a folder that can be written to or made.
@@ -76,7 +76,7 @@ def check_model(cfg, config: str):
     for path, checkpoint in _pretrained(cfg.model, 'model'):
         if not is_address(str(checkpoint)):
             check_checkpoint(checkpoint, path)
-    # Drawing the weights of this throw-away model must not move an unseeded run's random numbers.
+    # This throw-away model's weights must not move an unseeded run's random numbers.
     with (
         user_input(f'the model of {config} cannot be built'),
         MODELS.switch_scope_and_registry(cfg.get('default_scope', 'mmdet')) as registry,
@@ -110,8 +110,8 @@ def deployed_part(cfg, model, part: str | None, config: str):
     if not isinstance(inner, dict) or not hasattr(model, 'teacher'):
         if part is not None:
             raise InputError(
-                f'--part {part}: the {type(model).__name__} of {config} is a single detector: '
-                'leave --part out'
+                f'--part {part}: the {type(model).__name__} of {config} is one detector: leave '
+                '--part out'
             )
         return model
     part = part or (cfg.model.get('semi_test_cfg') or {}).get('predict_on', 'teacher')
@@ -123,7 +123,7 @@ def deployed_part(cfg, model, part: str | None, config: str):
     return getattr(model, part)
 
 
-def check_trained(cfg, path: str, argument: str) -> None:
+def check_trained(cfg, content, argument: str) -> None:
     """Compare the classes that a checkpoint was trained for with those of a config; warn on stderr
     if the names differ.
 
@@ -135,12 +135,9 @@ def check_trained(cfg, path: str, argument: str) -> None:
     from .data_checks import first_dataset
 
     _, classes = first_dataset(cfg)
-    if '://' in path or not classes:
-        return
-    content = read_checkpoint(path, argument)
     meta = content.get('meta') if isinstance(content, dict) else None
     trained = meta.get('dataset_meta') if isinstance(meta, dict) else None
-    warning = check_trained_classes(trained, classes, f'{argument} {path}')
+    warning = classes and check_trained_classes(trained, classes, argument)
     if warning:
         print(f'warning: {warning}', file=sys.stderr)
 
@@ -163,7 +160,7 @@ def check_hooks(cfg, config: str) -> None:
 
 
 def warn_of_missing_hook(cfg, model) -> None:
-    """Warn on stderr if nothing would move the ratio of PRepBN, which would show after training.
+    """Warn if nothing would move the ratio of PRepBN, which otherwise shows after the training.
 
     Args:
         cfg: the config.
@@ -228,7 +225,7 @@ def naming_damaged_images() -> Iterator[None]:
 
 
 def _pretrained(node, path: str):
-    """Yield setting and checkpoint of every ``dict(type='Pretrained', checkpoint=...)`` in it."""
+    """Yield (setting, checkpoint) of every ``dict(type='Pretrained', checkpoint=...)``."""
     if isinstance(node, dict):
         kind = node.get('type')
         if (kind if isinstance(kind, str) else getattr(kind, '__name__', '')) in (

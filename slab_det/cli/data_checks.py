@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from typing import Any, NamedTuple
 
@@ -21,6 +21,7 @@ from slab_det.mm.data import (
 )
 from slab_det.mm.data.images import check_images
 from slab_det.mm.data.rules import EVAL, EVAL_MASKS, READ, TRAIN, TRAIN_MASKS
+from slab_det.progress import progress
 
 PHASES = ('train', 'val', 'test')
 
@@ -360,7 +361,7 @@ def check_source(found: Annotations, source: Source, decode: bool = False) -> Re
                 found.sizes,
                 source.oriented,
                 decode,
-                told(source.use) if decode else None,
+                lambda items: progress(items, 'images') if decode else items,
             )
         )
     return report
@@ -383,20 +384,6 @@ def strips(found: Annotations, scale: Sequence[float]) -> Iterator[Finding]:
             'cut them into parts or remove them',
             narrow,
         )
-
-
-def told(use: Use) -> Callable:
-    """Return a function that shows on stderr how far a pass over images is."""
-    from rich.console import Console
-    from rich.progress import track
-
-    console = Console(stderr=True)
-    return lambda results, total: track(
-        results,
-        f'images of {os.path.basename(os.path.normpath(use.images or ""))}',
-        total,
-        console=console,
-    )
 
 
 def _steps(dataset: dict, name: str) -> list[dict]:

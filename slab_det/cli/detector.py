@@ -5,14 +5,15 @@ import argparse
 from slab_det.errors import user_input
 
 from .checkpoint_checks import check_checkpoint, load_weights, read_checkpoint
-from .checks import check_data, check_model, check_trained, load_config
+from .checks import check_data, check_model, check_trained, deployed_part, load_config
 
 
 def load_detector(args: argparse.Namespace, *phases: str):
     """Return config, detector and checkpoint that a tool's ``config`` and ``checkpoint`` name.
 
-    The detector has the checkpoint's weights and is in evaluation mode, on the CPU. mmdet's modules
-    are registered and its scope is set.
+    Of a semi-supervised model ``args.part`` is taken, and the config is that of this part. The
+    detector has the checkpoint's weights and is in evaluation mode, on the CPU. mmdet's modules are
+    registered and its scope is set.
 
     Args:
         args: of :func:`~.arguments.add_config_arguments` and ``checkpoint``.
@@ -35,5 +36,6 @@ def load_detector(args: argparse.Namespace, *phases: str):
     else:
         content = read_checkpoint(args.checkpoint, 'checkpoint')
     load_weights(content, args.checkpoint, model, 'checkpoint')
-    check_trained(cfg, args.checkpoint, 'checkpoint')
+    check_trained(cfg, content, f'checkpoint {args.checkpoint}')
+    model = deployed_part(cfg, model, getattr(args, 'part', None), args.config)
     return cfg, model.eval(), content

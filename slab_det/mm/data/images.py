@@ -73,7 +73,7 @@ def check_images(
     sizes: np.ndarray,
     oriented: bool = True,
     whole: bool = False,
-    track: Callable[[Iterable, int], Iterable] | None = None,
+    track: Callable[[Sequence[int]], Iterable[int]] = iter,
 ) -> list[Finding]:
     """Compare image files with their stated sizes.
 
@@ -83,7 +83,7 @@ def check_images(
         sizes: ``(N, 2)`` stated width and height.
         oriented: the images are turned by EXIF's orientation when they are loaded.
         whole: decode every image; otherwise read the headers of a sample.
-        track: given the results as they come and their number, tells the progress.
+        track: yields what it is given and shows how far it is.
     """
     chosen = list(range(len(names))) if whole else sample_of(len(names))
     paths = [os.path.join(folder, names[index]) for index in chosen]
@@ -169,7 +169,7 @@ def _remembered(folder: str, paths: Sequence[str], track) -> list[Decoded]:
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         found = pool.map(one, range(len(paths)))
-        results = list(track(found, len(paths)) if track else found)
+        results = [result for _, result in zip(track(range(len(paths))), found)]
     fresh = {
         os.path.abspath(path): [*stamp, *result]
         for path, stamp, result in zip(paths, stamps, results)
