@@ -93,7 +93,9 @@ def main(args: argparse.Namespace) -> None:
     try:
         deployed = reparameterize(model, drop_layer_norm=args.drop_layer_norm)
     except UnfinishedRatioError as error:
-        told = UnfinishedRatioError(error.ratio, 'pass --drop-layer-norm to do without it')
+        told = UnfinishedRatioError(
+            error.ratio, 'pass --drop-layer-norm to do without it', error.norm
+        )
         raise InputError(f'{args.config} with {args.checkpoint}: {told}') from error
     except ValueError as error:
         raise InputError(f'{args.config} with {args.checkpoint}: {error}') from error
