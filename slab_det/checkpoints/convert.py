@@ -8,7 +8,9 @@ from torch import Tensor, nn
 from slab_det.layers.norm_names import (
     STEP_COUNTERS,
     canonical_norm,
+    entries_below,
     layer_norm_entries,
+    norm_prefixes,
     repbn_entries,
     replace_entries,
 )
@@ -168,10 +170,8 @@ def _fit_grid(
 def _convert_norms(weights: dict[str, Tensor], target: Weights, moved: list[str]) -> float | None:
     """Give the norms in ``weights`` the entries of the target's norms; return the ratio."""
     ratio = None
-    for prefix in sorted(_norm_prefixes(weights) | _norm_prefixes(target)):
-        entries = {
-            key[len(prefix) :]: value for key, value in weights.items() if key.startswith(prefix)
-        }
+    for prefix in sorted(norm_prefixes(weights) | norm_prefixes(target)):
+        entries = entries_below(weights, prefix)
         if not entries:
             continue
         canonical = canonical_norm(entries)
@@ -203,22 +203,7 @@ def _convert_norms(weights: dict[str, Tensor], target: Weights, moved: list[str]
 
 def _complete(canonical: dict[str, Tensor], target: Weights, prefix: str) -> dict[str, Tensor]:
     """Fill the branch that the source lacks from the target, which keeps its values there."""
-    own = {key[len(prefix) :]: value for key, value in target.items() if key.startswith(prefix)}
-    return {**own, **canonical}
-
-
-def _norm_prefixes(weights: Weights) -> set:
-    """Return the names, up to the dot, of the modules that are RepBN or PRepBN."""
-    prefixes = set()
-    for key in weights:
-        for leaf in ('norm2.alpha', 'repbn.eta', 'alpha', 'eta'):
-            prefix = key[: -len(leaf)]
-            # A RepBN may itself be called norm2; then there is no LayerNorm branch beside it.
-            whole = leaf != 'norm2.alpha' or prefix + 'norm1.weight' in weights
-            if key.endswith('.' + leaf) and whole:
-                prefixes.add(prefix)
-                break
-    return prefixes
+    return {**entries_below(target, prefix), **canonical}
 
 
 def _check_deployed(source: Weights, target: Weights) -> None:

@@ -1,4 +1,4 @@
-"""Which linear layer reads a norm's output, and whether anything else does, shown by a forward pass."""
+"""Which linear layer reads a norm's output, and whether anything else does: shown by a pass."""
 
 import gc
 import weakref
@@ -82,8 +82,8 @@ def only_readers(
     Args:
         model: any module.
         norms: the norms in question by their names in ``model``.
-        example: what the model is called with: one argument, a tuple of arguments, a dict of keyword
-            arguments, or a function that calls the model it is given, several times if need be.
+        example: what the model is called with: one argument, a tuple of arguments, a dict of
+            keyword arguments, or a function that calls the model which it is given.
 
     Returns:
         The names of linear layers by the names of their norms, and why each other norm has none.

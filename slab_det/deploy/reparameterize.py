@@ -36,10 +36,10 @@ class UnfinishedRatioError(ValueError):
         otherwise: str = 'pass drop_layer_norm=True to do without it',
         norm: str = '',
     ) -> None:
+        place = norm and f', in {norm}'
         super().__init__(
-            f'the PRepBN ratio is {ratio:.4g}, not 0{norm and f", in {norm}"}: the LayerNorm branch '
-            'cannot be folded; finish the schedule of PRepBNHook or PRepBNScheduler, or '
-            f'{otherwise}.'
+            f'the PRepBN ratio is {ratio:.4g}, not 0{place}: the LayerNorm branch cannot be '
+            f'folded; finish the schedule of PRepBNHook or PRepBNScheduler, or {otherwise}.'
         )
         self.ratio = ratio
         self.norm = norm
