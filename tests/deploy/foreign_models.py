@@ -90,6 +90,7 @@ def rt_detr(**options):
         num_queries=12,
         num_denoising=4,
         num_labels=3,
+        initializer_range=0.2,
         **options,
     )
     return transformers.RTDetrForObjectDetection(config)

@@ -32,8 +32,9 @@ class PRepBNCallback(TrainerCallback, ExportableState):
         return dict(args=self.schedule, attributes=dict(saved=self.saved))
 
     def on_train_begin(self, args, state, control, model=None, **kwargs) -> None:
-        entry = state.stateful_callbacks.get(type(self).__name__) if state.global_step else None
-        saved = entry['attributes']['saved'] if entry else None
+        # Saving looks the entry up, which a checkpoint from before this callback lacks.
+        entry = state.stateful_callbacks.setdefault(type(self).__name__, self.state())
+        saved = entry['attributes']['saved'] if state.global_step else None
         self.scheduler = scheduler_at(
             model, state.max_steps, state.global_step, saved, self.schedule
         )
