@@ -65,7 +65,7 @@ def deployed(model, source: str):
             remedy = (
                 'fold it with tools/reparameterize.py --drop-layer-norm and export what that writes'
             )
-            raise UnfinishedRatioError(error.ratio, remedy) from error
+            raise UnfinishedRatioError(error.ratio, remedy, error.norm) from error
 
 
 def compare_with_torch(model, path: Path, metadata: dict, images: list) -> None:

@@ -8,14 +8,16 @@ from torch import Tensor, nn
 from slab_det.layers.norm_names import (
     STEP_COUNTERS,
     canonical_norm,
+    entries_below,
     layer_norm_entries,
+    norm_prefixes,
     repbn_entries,
     replace_entries,
 )
 from slab_det.layers.positions import resize_grid, square_grid
 
 from .families import detect_family, to_our_names
-from .family import CheckpointError, Family, Weights, below
+from .family import CheckpointError, Family, Weights
 from .reading import read_checkpoint, select_weights, stored_grid_sizes
 from .report import LoadReport, shorten
 
@@ -175,15 +177,15 @@ def _fit_grid(
 def _convert_norms(weights: dict[str, Tensor], target: Weights, moved: list[str]) -> float | None:
     """Give the norms in ``weights`` the entries of the target's norms; return the ratio."""
     ratio = None
-    for prefix in sorted(_norm_prefixes(weights) | _norm_prefixes(target)):
-        entries = below(weights, prefix)
+    for prefix in sorted(norm_prefixes(weights) | norm_prefixes(target)):
+        entries = entries_below(weights, prefix)
         if not entries:
             continue
         canonical = canonical_norm(entries)
         found = float(canonical['ratio'])
         if prefix + 'ratio' in target:
             # The branch that the source lacks keeps the target's values.
-            new = below(target, prefix) | canonical
+            new = entries_below(target, prefix) | canonical
             ratio = found if ratio is None else max(ratio, found)
         elif prefix + 'eta' in target:
             if found:
@@ -205,20 +207,6 @@ def _convert_norms(weights: dict[str, Tensor], target: Weights, moved: list[str]
             moved.extend(prefix + name for name in entries if name not in new)
         replace_entries(weights, prefix, new)
     return ratio
-
-
-def _norm_prefixes(weights: Weights) -> set:
-    """Return the names, up to the dot, of the modules that are RepBN or PRepBN."""
-    prefixes = set()
-    for key in weights:
-        for leaf in ('norm2.alpha', 'repbn.eta', 'alpha', 'eta'):
-            prefix = key[: -len(leaf)]
-            # A RepBN may itself be called norm2; then there is no LayerNorm branch beside it.
-            whole = leaf != 'norm2.alpha' or prefix + 'norm1.weight' in weights
-            if key.endswith('.' + leaf) and whole:
-                prefixes.add(prefix)
-                break
-    return prefixes
 
 
 def _check_deployed(source: Weights, target: Weights) -> None:

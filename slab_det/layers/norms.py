@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from slab_det.errors import InputError
 
 from .batch_norm import TokenBatchNorm, is_distributed
-from .norm_names import canonical_norm, repbn_entries, replace_entries
+from .norm_names import canonical_norm, entries_below, repbn_entries, replace_entries
 from .padding import valid_rows
 
 #: Devices where reading a tensor's value does not wait for other work.
@@ -128,7 +128,7 @@ class RepBN(nn.Module):
     def _load_from_state_dict(
         self, state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
     ):
-        entries = _entries_below(state_dict, prefix)
+        entries = entries_below(state_dict, prefix)
         if entries and not _is_native(entries, {'eta', 'bn.running_mean'}):
             canonical = canonical_norm(entries)
             if any(name.startswith('repbn.') for name in canonical):
@@ -277,7 +277,7 @@ class PRepBN(nn.Module):
     def _load_from_state_dict(
         self, state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
     ):
-        entries = _entries_below(state_dict, prefix)
+        entries = entries_below(state_dict, prefix)
         if entries and not _is_native(entries, {'ratio'}):
             own = {name: value.detach() for name, value in self.state_dict().items()}
             replace_entries(state_dict, prefix, {**own, **canonical_norm(entries)})
@@ -313,12 +313,6 @@ def _keep_in_graph(out: Tensor, idle: nn.Module) -> Tensor:
     if not (torch.is_grad_enabled() and idle.training and is_distributed()):
         return out
     return out + sum(0 * p.sum() for p in idle.parameters() if p.requires_grad)
-
-
-def _entries_below(state_dict, prefix: str):
-    return {
-        key[len(prefix) :]: value for key, value in state_dict.items() if key.startswith(prefix)
-    }
 
 
 def _is_native(entries, required) -> bool:
