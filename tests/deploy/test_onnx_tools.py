@@ -174,7 +174,7 @@ def test_export_refuses_bad_input_in_one_sentence(place, monkeypatch, capsys, tm
     text = sentence(config, place / 'unfinished.pth', '--out', out)
     assert 'ratio is 0.25' in text and 'tools/reparameterize.py --drop-layer-norm' in text
     assert 'another model' in sentence(
-        config, whole, '--out', out, '--cfg-options', 'model.roi_head.bbox_head.num_classes=7'
+        config, whole, '--out', out, '--cfg-options', 'model.rpn_head.feat_channels=8'
     )
     assert 'not a file' in sentence(config, place / 'none.pth', '--out', out)
     assert 'is a file, give a folder' in sentence(config, whole, '--out', whole / 'a.onnx')
