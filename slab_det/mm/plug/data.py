@@ -22,7 +22,7 @@ def adapt_preprocessor(cfg: dict[str, Any], note: Noting) -> None:
     if preprocessor is None:  # mmengine takes the one beside the model
         path = 'data_preprocessor'
         preprocessor = cfg.get('data_preprocessor')
-    kind = MODELS.get(kind_of(preprocessor) or '')
+    kind = MODELS.get((preprocessor or {}).get('type', ''))
     if kind is None or not issubclass(kind, ImgDataPreprocessor):
         note(
             path if preprocessor else 'model.data_preprocessor',
