@@ -52,6 +52,9 @@ def parse_args() -> argparse.Namespace:
 
 def draw_predictions(cfg, args: argparse.Namespace) -> None:
     """Turn on mmdet's DetVisualizationHook."""
+    from slab_det.mm.config_walk import kind_of
+    from slab_det.mm.visualization.hook import PathVisualizationHook
+
     hook = (cfg.get('default_hooks') or {}).get('visualization')
     if hook is None:
         raise InputError(
@@ -61,6 +64,8 @@ def draw_predictions(cfg, args: argparse.Namespace) -> None:
     hook.update(draw=True, show=args.show, wait_time=args.wait_time)
     if args.show_dir:
         hook.test_out_dir = args.show_dir
+    if kind_of(hook) == 'DetVisualizationHook':
+        hook.type = PathVisualizationHook
 
 
 def test_with_augmentation(cfg, model) -> None:

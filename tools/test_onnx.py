@@ -100,7 +100,8 @@ def main(args: argparse.Namespace) -> None:
     seconds = 0.0
     for index in progress(range(len(dataset)), 'images'):
         start = time.perf_counter()
-        result = predictions(detector, dataset, index)
+        with user_input('the test set', ValueError):
+            result = predictions(detector, dataset, index)
         seconds += time.perf_counter() - start
         evaluator.process(data_samples=[result])
     print(

@@ -19,11 +19,25 @@ from slab_det.mm.data import (
     classes_of,
     read_annotations,
 )
+from slab_det.mm.data.columns import is_number
 from slab_det.mm.data.images import check_images
 from slab_det.mm.data.rules import EVAL, EVAL_MASKS, READ, TRAIN, TRAIN_MASKS
 from slab_det.progress import progress
 
 PHASES = ('train', 'val', 'test')
+
+#: What the settings of a data set or metric are, where they are not None.
+_TYPES: dict[str, tuple[type, ...]] = dict(
+    data_root=(str,),
+    ann_file=(str,),
+    data_prefix=(dict,),
+    metainfo=(dict,),
+    filter_cfg=(dict,),
+    backend_args=(dict,),
+    pipeline=(list, tuple),
+    indices=(int, list, tuple),
+    metric=(str, list, tuple),
+)
 
 
 class Source(NamedTuple):
@@ -226,10 +240,29 @@ def sources_of(cfg: Any, phases: Sequence[str], absent_ok: bool = False) -> Iter
                 yield source
 
 
+def _indices(dataset: dict) -> list | tuple:
+    indices = dataset.get('indices')
+    return indices if isinstance(indices, (list, tuple)) else ()
+
+
+def _require_types(
+    path: str, settings: dict, types: dict[str, tuple[type, ...]] | None = None
+) -> None:
+    """Raise InputError where a setting is of a type that its reader does not take."""
+    for name, kinds in (types or _TYPES).items():
+        value = settings.get(name)
+        if value is not None and (not isinstance(value, kinds) or isinstance(value, bool)):
+            raise InputError(
+                f'{path}.{name} is {value!r:.60}: give '
+                + ' or '.join(kind.__name__ for kind in kinds)
+            )
+
+
 def _of_dataset(
     phase: str, path: str, dataset: dict, annotated: bool, absent_ok: bool
 ) -> Source | None:
     """Return a data set's source, None where it is remote or not in COCO's format."""
+    _require_types(path, dataset)
     if (
         _is_remote(dataset.get('data_root'))
         or _is_remote(dataset['ann_file'])
@@ -240,6 +273,7 @@ def _of_dataset(
     # mmengine joins unless a slash or a drive letter leads, as os.path.join does.
     ann_file = os.path.join(root, dataset['ann_file'])
     prefix = dataset.get('data_prefix') or {}
+    _require_types(f'{path}.data_prefix', prefix, dict.fromkeys(prefix, (str,)))
     images = os.path.join(root, prefix.get('img', prefix.get('img_path', '')))
     if absent_ok:
         if not os.path.isfile(ann_file):
@@ -268,6 +302,9 @@ def _of_dataset(
             f'{path}.data_prefix has no img, the folder of the images below data_root: set '
             f'--cfg-options {path}.data_prefix.img=FOLDER'
         )
+    wrong = [one for one in _indices(dataset) if type(one) is not int]
+    if wrong:
+        raise InputError(f'{path}.indices holds {wrong[0]!r:.60}: give whole numbers')
     loading = _steps(dataset, 'LoadAnnotations')
     roles = {READ}
     if phase == 'train' and (loading or not dataset.get('pipeline')):
@@ -275,6 +312,9 @@ def _of_dataset(
     if any(step.get('with_mask') for step in loading):
         roles.add(TRAIN_MASKS)
     filter_cfg = (dataset.get('filter_cfg') or {}) if not dataset.get('test_mode') else {}
+    min_size = filter_cfg.get('min_size', 0)
+    if not is_number(min_size):
+        raise InputError(f'{path}.filter_cfg.min_size is {min_size!r:.60}: give a number of pixels')
     use = Use(
         f'{path}.ann_file',
         frozenset(roles),
@@ -284,7 +324,7 @@ def _of_dataset(
         annotated,
         panoptic,
         not filter_cfg.get('filter_empty_gt', False),
-        filter_cfg.get('min_size', 0),
+        min_size,
         dataset.get('indices'),
     )
     loaders = _steps(dataset, 'LoadImageFromFile')
@@ -302,11 +342,12 @@ def _of_dataset(
 def _of_metric(
     phase, path, metric: dict, annotated: bool, sets: list, number: int
 ) -> Source | None:
+    _require_types(path, metric)
     ann_file = metric.get('ann_file')
     kind = kind_of(metric)
     if kind not in ('CocoMetric', 'CocoPanopticMetric') or not ann_file or _is_remote(ann_file):
         return None
-    kinds = metric.get('metric', 'bbox')
+    kinds = metric.get('metric') or 'bbox'
     masks = 'segm' in ([kinds] if isinstance(kinds, str) else kinds)
     roles = {READ} | ({EVAL} if not metric.get('format_only') else set())
     setting, dataset = sets[number if number < len(sets) else 0] if sets else ('', {})
@@ -327,6 +368,7 @@ def _check_classes_of_sets(cfg: Any, phases: Sequence[str]) -> None:
     for phase in dict.fromkeys(('train', *phases)):
         loader = cfg.get(f'{phase}_dataloader') or {}
         for path, dataset in datasets_of(loader.get('dataset'), f'{phase}_dataloader.dataset'):
+            _require_types(path, dataset)
             classes = classes_of(dataset, class_of(dataset), path)
             if classes is not None:
                 named.append((path, classes))

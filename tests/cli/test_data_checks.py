@@ -1,7 +1,10 @@
+import copy
 import json
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from slab_det.cli import InputError, check_data
@@ -391,3 +394,61 @@ def test_strips_that_resizing_would_lose_are_refused(root):
     picture(root / 'train' / '1.png', 200, 1)
     write(root, images=[dict(IMAGE, width=200, height=1)], annotations=many(1, bbox=[0, 0, 5, 1]))
     check_data(config(root, pipeline=steps), ('train',))
+
+
+SETTINGS = (  # noqa: SIM905
+    'type data_root ann_file data_prefix metainfo filter_cfg backend_args pipeline indices '
+    'test_mode dataset datasets metric metrics'
+).split()
+JUNK = st.sampled_from(
+    [
+        None,
+        0,
+        -1,
+        3,
+        0.5,
+        True,
+        '',
+        'x',
+        'disk',
+        [],
+        [0],
+        [1, 'x'],
+        [None],
+        {},
+        dict(img=3),
+        dict(classes=3),
+        dict(classes='disk'),
+        dict(classes=('disk', 'disk')),
+        dict(classes=[1]),
+        dict(min_size='x'),
+        dict(filter_empty_gt=True, min_size=99),
+        dict(type=3),
+        [dict(type='LoadAnnotations', with_mask=True)],
+        [dict(type='Resize', scale=0)],
+        'CocoDataset',
+        'NoSuchDataset',
+        'VOCDataset',
+        dict(type='CocoDataset', ann_file='x'),
+    ]  # fmt: skip
+)
+
+
+@settings(
+    max_examples=150,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(changes=st.lists(st.tuples(st.integers(0, 2), st.sampled_from(SETTINGS), JUNK), min_size=1))
+def test_configs_that_are_corrupted_at_random_pass_or_are_refused(root, changes):
+    cfg = config(root)
+    cfg.val_dataloader = copy.deepcopy(cfg.train_dataloader)
+    cfg.val_evaluator = dict(type='CocoMetric', ann_file=str(root / 'train.json'))
+    nodes = (cfg.train_dataloader.dataset, cfg.val_dataloader.dataset, cfg.val_evaluator)
+    for index, name, value in changes:
+        nodes[index][name] = copy.deepcopy(value)
+    try:
+        check_data(cfg, ('train', 'val'))
+    except InputError as error:
+        assert '\n' not in str(error)

@@ -45,6 +45,8 @@ def classes_of(dataset: dict, dataset_class: Any, path: str) -> tuple[str, ...] 
             )
         with open(classes, encoding='utf-8') as file:
             classes = file.read().splitlines()
+    if not isinstance(classes, (list, tuple)):
+        raise InputError(f'{setting} is {classes!r:.60}: give a tuple of names')
     classes = list(classes)
     wrong = [name for name in classes if not isinstance(name, str)]
     if wrong:
