@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from slab_det.errors import InputError
+
 from .batch_norm import TokenBatchNorm, is_distributed
 from .norm_names import canonical_norm, repbn_entries, replace_entries
 from .padding import valid_rows
@@ -18,7 +20,7 @@ _FREE_TO_READ = ('cpu',)
 
 def _check_channels_last(norm: nn.Module, x: Tensor) -> None:
     if x.shape[-1] != norm.num_features:
-        raise ValueError(
+        raise InputError(
             f'{type(norm).__name__}(num_features={norm.num_features}) takes tokens with the '
             f'channels last, (..., {norm.num_features}), but got {tuple(x.shape)}; '
             'a channels-first map must be permuted to (N, H, W, C) first.'
@@ -79,7 +81,7 @@ class RepBN(nn.Module):
         ``(..., C)`` to ``(..., C)``, any number of leading dimensions.
 
     Raises:
-        ValueError: the last dimension of the input is not ``num_features``.
+        InputError: the last dimension of the input is not ``num_features``.
     """
 
     _abbr_ = 'ln'
@@ -169,7 +171,7 @@ class PRepBN(nn.Module):
         ``(..., C)`` to ``(..., C)``, any number of leading dimensions.
 
     Raises:
-        ValueError: the last dimension of the input is not ``num_features``.
+        InputError: the last dimension of the input is not ``num_features``.
 
     The state dict of the published norm, of a RepBN and of a LayerNorm load as they are; what
     the source lacks keeps its value, and the ratio becomes the source's (1 for LayerNorm).
@@ -195,10 +197,10 @@ class PRepBN(nn.Module):
         """Set the ratio ``g``.
 
         Raises:
-            ValueError: ``value`` is outside [0, 1] or not a number.
+            InputError: ``value`` is outside [0, 1] or not a number.
         """
         if not 0.0 <= value <= 1.0:
-            raise ValueError(f'ratio must lie in [0, 1], but got {value}.')
+            raise InputError(f'ratio must lie in [0, 1], but got {value}.')
         self.ratio.fill_(value)
         # As the buffer's type rounds it.
         self._note(float(torch.tensor(value, dtype=self.ratio.dtype)))
@@ -268,7 +270,7 @@ class PRepBN(nn.Module):
         """Return the :class:`ChannelAffine` that this norm is at inference.
 
         Raises:
-            ValueError: the ratio is not 0, so that there is no such map.
+            InputError: the ratio is not 0, so that there is no such map.
         """
         return channel_affine(*foldable_affine(self), dtype=self.repbn.eta.dtype)
 
@@ -343,12 +345,12 @@ def foldable_affine(norm: nn.Module) -> tuple[Tensor, Tensor]:
         norm: a :class:`RepBN`, a :class:`PRepBN` at ratio 0 or a :class:`ChannelAffine`.
 
     Raises:
-        ValueError: the norm is none of these, or its ratio is not 0.
+        InputError: the norm is none of these, or its ratio is not 0.
     """
     if isinstance(norm, PRepBN):
         ratio = float(norm.ratio)
         if ratio != 0:
-            raise ValueError(
+            raise InputError(
                 f'ratio is {ratio:.4g}: a PRepBN folds only at ratio 0; finish the schedule, or '
                 'drop the LayerNorm branch knowingly with drop_layer_norm=True.'
             )
@@ -360,7 +362,9 @@ def foldable_affine(norm: nn.Module) -> tuple[Tensor, Tensor]:
         return a.detach(), (bn.bias.double() - scale * bn.running_mean.double()).detach()
     if isinstance(norm, ChannelAffine):
         return norm.weight.detach().double(), norm.bias.detach().double()
-    raise ValueError(f'{type(norm).__name__} is no affine map at inference; RepBN and PRepBN are.')
+    raise InputError(
+        f'{type(norm).__name__} is not an affine map at inference; RepBN and PRepBN are.'
+    )
 
 
 def channel_affine(a: Tensor, c: Tensor, dtype: torch.dtype = torch.float32) -> ChannelAffine:

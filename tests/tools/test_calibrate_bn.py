@@ -119,7 +119,7 @@ def test_writes_the_checkpoint_with_other_statistics(call, files, capsys):
         ),
         (
             ['GOOD', '--cfg-options', 'test_dataloader=None', 'val_dataloader=None'],
-            'test_dataloader is NoneType and no config, so that the images to calibrate with cannot be found: make it one',
+            'test_dataloader is NoneType and not a config, so that the images to calibrate with cannot be found: make it one',
         ),
     ],
 )

@@ -220,14 +220,14 @@ class BNCalibrationHook(Hook):
                 'tenth of training).'
             )
             return
-        for hook in runner.hooks:
-            scheduler = hook.scheduler if isinstance(hook, PRepBNHook) else None
-            if scheduler is not None and scheduler.end_iter > self._freeze_iter:
-                runner.logger.warning(
-                    f'BNCalibrationHook: freeze_from={self.freeze_from} (iteration '
-                    f'{self._freeze_iter:g}) lies before the ratio of PRepBN arrives at iteration '
-                    f'{scheduler.end_iter:g}: raise freeze_from or lower end of PRepBNHook.'
-                )
+        schedulers = [hook.scheduler for hook in runner.hooks if isinstance(hook, PRepBNHook)]
+        end = max((scheduler.end_iter for scheduler in schedulers if scheduler), default=0)
+        if end > self._freeze_iter:
+            runner.logger.warning(
+                f'BNCalibrationHook: freeze_from={self.freeze_from} (iteration '
+                f'{self._freeze_iter:g}) lies before the ratio of PRepBN arrives at iteration '
+                f'{end:g}: raise freeze_from or lower end of PRepBNHook.'
+            )
 
     def before_train_iter(self, runner, batch_idx: int, data_batch=None) -> None:
         if self._freeze_iter is None or runner.iter < self._freeze_iter:
