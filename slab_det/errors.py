@@ -2,7 +2,7 @@
 
 
 class InputError(ValueError):
-    """What the user gave cannot be used; the message names the argument, its value and the remedy."""
+    """What the user gave cannot be used; the message names argument, value and remedy."""
 
 
 class InputTypeError(InputError, TypeError):

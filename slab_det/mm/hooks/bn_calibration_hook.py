@@ -9,6 +9,7 @@ from mmdet.registry import DATASETS
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from torch import nn
+from torch.utils.data import DataLoader
 
 from slab_det.errors import InputError
 from slab_det.mm.model import averaged_models, optim_wrappers, unwrap
@@ -287,18 +288,17 @@ class BNCalibrationHook(Hook):
             self._before = get_statistics(self._replaced)
             put_statistics(self._replaced, self._found)
 
-    # The last iteration, since after the epoch EMAHook swaps the averaged model out first.
     def after_val_iter(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None:
-        if batch_idx + 1 == len(runner.val_dataloader):
-            self._put_back()
+        self._put_back(batch_idx, runner.val_dataloader)
 
     def after_test_iter(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None:
-        if batch_idx + 1 == len(runner.test_dataloader):
-            self._put_back()
+        self._put_back(batch_idx, runner.test_dataloader)
 
-    def _put_back(self) -> None:
-        put_statistics(self._replaced, self._before)
-        self._replaced = []
+    def _put_back(self, batch_idx: int, loader: DataLoader) -> None:
+        # The last iteration, since after the epoch EMAHook swaps the averaged model out first.
+        if batch_idx + 1 == len(loader):
+            put_statistics(self._replaced, self._before)
+            self._replaced = []
 
     def after_val(self, runner) -> None:
         if not self._at_the_end:

@@ -12,6 +12,7 @@ from mmengine.hooks import CheckpointHook, EarlyStoppingHook, EMAHook, Hook
 from mmengine.runner import Runner
 from torch import nn
 
+from slab_det.layers import set_ratio
 from slab_det.mm.hooks import BNCalibrationHook, PRepBNHook
 from slab_det.mm.resume import RandomStateHook
 from slab_det.statistics.calibration import calibrate_batch_norm, get_statistics, norm_sites
