@@ -81,7 +81,7 @@ class RepBN(nn.Module):
         ``(..., C)`` to ``(..., C)``, any number of leading dimensions.
 
     Raises:
-        ValueError: the last dimension of the input is not ``num_features``.
+        InputError: the last dimension of the input is not ``num_features``.
     """
 
     _abbr_ = 'ln'
@@ -171,7 +171,7 @@ class PRepBN(nn.Module):
         ``(..., C)`` to ``(..., C)``, any number of leading dimensions.
 
     Raises:
-        ValueError: the last dimension of the input is not ``num_features``.
+        InputError: the last dimension of the input is not ``num_features``.
 
     The state dict of the published norm, of a RepBN and of a LayerNorm load as they are; what
     the source lacks keeps its value, and the ratio becomes the source's (1 for LayerNorm).
@@ -197,10 +197,10 @@ class PRepBN(nn.Module):
         """Set the ratio ``g``.
 
         Raises:
-            ValueError: ``value`` is outside [0, 1] or not a number.
+            InputError: ``value`` is outside [0, 1] or not a number.
         """
         if not 0.0 <= value <= 1.0:
-            raise ValueError(f'ratio must lie in [0, 1], but got {value}.')
+            raise InputError(f'ratio must lie in [0, 1], but got {value}.')
         self.ratio.fill_(value)
         # As the buffer's type rounds it.
         self._note(float(torch.tensor(value, dtype=self.ratio.dtype)))
@@ -270,7 +270,7 @@ class PRepBN(nn.Module):
         """Return the :class:`ChannelAffine` that this norm is at inference.
 
         Raises:
-            ValueError: the ratio is not 0, so that there is no such map.
+            InputError: the ratio is not 0, so that there is no such map.
         """
         return channel_affine(*foldable_affine(self), dtype=self.repbn.eta.dtype)
 
@@ -339,12 +339,12 @@ def foldable_affine(norm: nn.Module) -> tuple[Tensor, Tensor]:
         norm: a :class:`RepBN`, a :class:`PRepBN` at ratio 0 or a :class:`ChannelAffine`.
 
     Raises:
-        ValueError: the norm is none of these, or its ratio is not 0.
+        InputError: the norm is none of these, or its ratio is not 0.
     """
     if isinstance(norm, PRepBN):
         ratio = float(norm.ratio)
         if ratio != 0:
-            raise ValueError(
+            raise InputError(
                 f'ratio is {ratio:.4g}: a PRepBN folds only at ratio 0; finish the schedule, or '
                 'drop the LayerNorm branch knowingly with drop_layer_norm=True.'
             )
@@ -356,7 +356,9 @@ def foldable_affine(norm: nn.Module) -> tuple[Tensor, Tensor]:
         return a.detach(), (bn.bias.double() - scale * bn.running_mean.double()).detach()
     if isinstance(norm, ChannelAffine):
         return norm.weight.detach().double(), norm.bias.detach().double()
-    raise ValueError(f'{type(norm).__name__} is no affine map at inference; RepBN and PRepBN are.')
+    raise InputError(
+        f'{type(norm).__name__} is not an affine map at inference; RepBN and PRepBN are.'
+    )
 
 
 def channel_affine(a: Tensor, c: Tensor, dtype: torch.dtype = torch.float32) -> ChannelAffine:

@@ -9,6 +9,7 @@ from mmdet.registry import DATASETS
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from torch import nn
+from torch.utils.data import DataLoader
 
 from slab_det.errors import InputError
 from slab_det.mm.model import averaged_models, optim_wrappers, unwrap
@@ -220,14 +221,14 @@ class BNCalibrationHook(Hook):
                 'tenth of training).'
             )
             return
-        for hook in runner.hooks:
-            scheduler = hook.scheduler if isinstance(hook, PRepBNHook) else None
-            if scheduler is not None and scheduler.end_iter > self._freeze_iter:
-                runner.logger.warning(
-                    f'BNCalibrationHook: freeze_from={self.freeze_from} (iteration '
-                    f'{self._freeze_iter:g}) lies before the ratio of PRepBN arrives at iteration '
-                    f'{scheduler.end_iter:g}: raise freeze_from or lower end of PRepBNHook.'
-                )
+        schedulers = [hook.scheduler for hook in runner.hooks if isinstance(hook, PRepBNHook)]
+        end = max((scheduler.end_iter for scheduler in schedulers if scheduler), default=0)
+        if end > self._freeze_iter:
+            runner.logger.warning(
+                f'BNCalibrationHook: freeze_from={self.freeze_from} (iteration '
+                f'{self._freeze_iter:g}) lies before the ratio of PRepBN arrives at iteration '
+                f'{end:g}: raise freeze_from or lower end of PRepBNHook.'
+            )
 
     def before_train_iter(self, runner, batch_idx: int, data_batch=None) -> None:
         if self._freeze_iter is None or runner.iter < self._freeze_iter:
@@ -287,18 +288,17 @@ class BNCalibrationHook(Hook):
             self._before = get_statistics(self._replaced)
             put_statistics(self._replaced, self._found)
 
-    # The last iteration, since after the epoch EMAHook swaps the averaged model out first.
     def after_val_iter(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None:
-        if batch_idx + 1 == len(runner.val_dataloader):
-            self._put_back()
+        self._put_back(batch_idx, runner.val_dataloader)
 
     def after_test_iter(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None:
-        if batch_idx + 1 == len(runner.test_dataloader):
-            self._put_back()
+        self._put_back(batch_idx, runner.test_dataloader)
 
-    def _put_back(self) -> None:
-        put_statistics(self._replaced, self._before)
-        self._replaced = []
+    def _put_back(self, batch_idx: int, loader: DataLoader) -> None:
+        # The last iteration, since after the epoch EMAHook swaps the averaged model out first.
+        if batch_idx + 1 == len(loader):
+            put_statistics(self._replaced, self._before)
+            self._replaced = []
 
     def after_val(self, runner) -> None:
         if not self._at_the_end:
