@@ -99,7 +99,6 @@ LACKS = {
     ('plug', 'semi'): 'wraps a detector',
     ('calibrate', 'other_backbone'): 'BatchNorm',
     ('reparameterize', 'other_backbone'): 'no PRepBN or RepBN',
-    ('flops', 'semi'): 'no backbone',
     ('features', 'semi'): 'no backbone',
 }
 
