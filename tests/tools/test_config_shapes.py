@@ -20,10 +20,29 @@ custom_hooks = [dict(type='PRepBNHook', schedule='linear', end=1)]
 """
 )
 #: As mmdet's own configs in Python: an inherited runtime, classes as types, no scope.
+RUNTIME = """
+from mmdet.engine.hooks import DetVisualizationHook
+from mmdet.visualization import DetLocalVisualizer
+from mmengine.hooks import (
+    CheckpointHook, DistSamplerSeedHook, IterTimerHook, LoggerHook, ParamSchedulerHook)
+from mmengine.runner import LogProcessor
+from mmengine.visualization import LocalVisBackend
+
+default_scope = None
+default_hooks = dict(
+    timer=dict(type=IterTimerHook), logger=dict(type=LoggerHook, interval=1),
+    param_scheduler=dict(type=ParamSchedulerHook), checkpoint=dict(type=CheckpointHook, interval=1),
+    sampler_seed=dict(type=DistSamplerSeedHook), visualization=dict(type=DetVisualizationHook))
+env_cfg = dict(cudnn_benchmark=False, mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0),
+               dist_cfg=dict(backend='nccl'))
+visualizer = dict(type=DetLocalVisualizer, vis_backends=[dict(type=LocalVisBackend)],
+                  name='visualizer')
+log_processor = dict(type=LogProcessor, window_size=50, by_epoch=True)
+"""
 PURE_PYTHON = """from mmengine.config import read_base
 
 with read_base():
-    from mmdet.configs._base_.default_runtime import *
+    from .runtime import *
 
 from mmdet.datasets import CocoDataset
 from mmdet.datasets.transforms import LoadAnnotations, PackDetInputs, RandomFlip, Resize
@@ -200,6 +219,7 @@ LACKS = {
 def write_config(shape):
     text = PURE_PYTHON if shape == 'pure_python' else PLAIN + SHAPES[shape]
     Path('c.py').write_text(text)
+    Path('runtime.py').write_text(RUNTIME)
 
 
 @pytest.fixture
