@@ -20,6 +20,7 @@ from slab_det.mm.data import (
     read_annotations,
 )
 from slab_det.mm.data.columns import is_number
+from slab_det.mm.data.findings import require_sound, warnings_of
 from slab_det.mm.data.images import check_images
 from slab_det.mm.data.rules import EVAL, EVAL_MASKS, READ, TRAIN, TRAIN_MASKS
 from slab_det.progress import progress
@@ -143,18 +144,17 @@ def check_data(
     _check_classes_of_sets(cfg, phases)
     judged = []
     for place, source, _, report in _judge(cfg, phases, decode, absent_ok):
-        report.require_sound()
         judged.append((place, source, report))
     found = [one[1:] for one in sorted(judged, key=lambda one: one[0])]
+    reports = [report for _, report in found]
+    require_sound(reports)
     _check_training(found)
-    for sentence in dict.fromkeys(
-        sentence for _, report in found for sentence in report.warnings()
-    ):
+    for sentence in warnings_of(reports):
         print(f'warning: {sentence}', file=sys.stderr)
     if announce:
         for line in summaries(found):
             print(line, flush=True)
-    return [report for _, report in found]
+    return reports
 
 
 def look_at_data(

@@ -452,3 +452,22 @@ def test_configs_that_are_corrupted_at_random_pass_or_are_refused(root, changes)
         check_data(cfg, ('train', 'val'))
     except InputError as error:
         assert '\n' not in str(error)
+
+
+def test_all_files_are_judged_before_one_sentence_names_their_faults(root, capsys):
+    write(root, annotations=many(2, bbox=None))
+    write(root, 'val.json', annotations=many(2, area=None))
+    cfg = config(root)
+    cfg.val_dataloader = config(root, ann_file='val.json').train_dataloader
+    cfg.test_dataloader = cfg.train_dataloader
+    with pytest.raises(InputError) as error:
+        check_data(cfg, ('train', 'val', 'test'))
+    message = str(error.value)
+    assert message.index('train.json: 2 of 2 annotations have no bbox') < message.index(
+        f'; val_dataloader.dataset.ann_file {root}/val.json: 2 of 2 annotations have no area'
+    )
+    assert 'test_dataloader' not in message  # the file was named already
+    write(root, annotations=[BOX, dict(BOX, id=2, area=0)])
+    cfg.val_dataloader = cfg.train_dataloader
+    check_data(cfg, ('train', 'val', 'test'))
+    assert capsys.readouterr().err.count('have an area of 0 or less') == 1

@@ -19,6 +19,94 @@ train_cfg = dict(max_epochs=1, val_interval=1)
 custom_hooks = [dict(type='PRepBNHook', schedule='linear', end=1)]
 """
 )
+#: As mmdet's own configs in Python: an inherited runtime, classes as types, no scope.
+RUNTIME = """
+from mmdet.engine.hooks import DetVisualizationHook
+from mmdet.visualization import DetLocalVisualizer
+from mmengine.hooks import (
+    CheckpointHook, DistSamplerSeedHook, IterTimerHook, LoggerHook, ParamSchedulerHook)
+from mmengine.runner import LogProcessor
+from mmengine.visualization import LocalVisBackend
+
+default_scope = None
+default_hooks = dict(
+    timer=dict(type=IterTimerHook), logger=dict(type=LoggerHook, interval=1),
+    param_scheduler=dict(type=ParamSchedulerHook), checkpoint=dict(type=CheckpointHook, interval=1),
+    sampler_seed=dict(type=DistSamplerSeedHook), visualization=dict(type=DetVisualizationHook))
+env_cfg = dict(cudnn_benchmark=False, mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0),
+               dist_cfg=dict(backend='nccl'))
+visualizer = dict(type=DetLocalVisualizer, vis_backends=[dict(type=LocalVisBackend)],
+                  name='visualizer')
+log_processor = dict(type=LogProcessor, window_size=50, by_epoch=True)
+"""
+PURE_PYTHON = """from mmengine.config import read_base
+
+with read_base():
+    from .runtime import *
+
+from mmdet.datasets import CocoDataset
+from mmdet.datasets.transforms import LoadAnnotations, PackDetInputs, RandomFlip, Resize
+from mmdet.evaluation import CocoMetric
+from mmdet.models import FPN, DetDataPreprocessor, RetinaHead, RetinaNet
+from mmdet.models.losses import FocalLoss, L1Loss
+from mmdet.models.task_modules import (
+    AnchorGenerator, DeltaXYWHBBoxCoder, MaxIoUAssigner, PseudoSampler)
+from mmcv.transforms import LoadImageFromFile
+from mmengine.dataset import DefaultSampler
+from mmengine.optim import OptimWrapper
+from mmengine.runner import EpochBasedTrainLoop, TestLoop, ValLoop
+from torch.optim import AdamW
+
+from slab_det.mm.backbones import SLABSwinTransformer
+from slab_det.mm.hooks import PRepBNHook
+
+model = dict(
+    type=RetinaNet,
+    data_preprocessor=dict(type=DetDataPreprocessor, mean=[123.675, 116.28, 103.53],
+                           std=[58.395, 57.12, 57.375], bgr_to_rgb=True, pad_size_divisor=32),
+    backbone=dict(type=SLABSwinTransformer, attn_types='LLSS', window_sizes=(8, 8, 7, 7),
+                  arch=dict(embed_dims=16, depths=(1, 1, 2, 1), num_heads=(1, 2, 4, 8)),
+                  norm_cfg=dict(type='PRepBN'), out_indices=(1, 2, 3)),
+    neck=dict(type=FPN, in_channels=[32, 64, 128], out_channels=32, num_outs=4,
+              add_extra_convs='on_output'),
+    bbox_head=dict(
+        type=RetinaHead, num_classes=5, in_channels=32, stacked_convs=1, feat_channels=32,
+        anchor_generator=dict(type=AnchorGenerator, octave_base_scale=4, scales_per_octave=1,
+                              ratios=[0.5, 1.0, 2.0], strides=[8, 16, 32, 64]),
+        bbox_coder=dict(type=DeltaXYWHBBoxCoder),
+        loss_cls=dict(type=FocalLoss, use_sigmoid=True), loss_bbox=dict(type=L1Loss)),
+    train_cfg=dict(assigner=dict(type=MaxIoUAssigner, pos_iou_thr=0.5, neg_iou_thr=0.4,
+                                 min_pos_iou=0, ignore_iof_thr=-1),
+                   sampler=dict(type=PseudoSampler), allowed_border=-1, pos_weight=-1),
+    test_cfg=dict(nms_pre=1000, min_bbox_size=0, score_thr=0.05, max_per_img=100,
+                  nms=dict(type='nms', iou_threshold=0.5)))
+load = [dict(type=LoadImageFromFile), dict(type=LoadAnnotations, with_bbox=True),
+        dict(type=Resize, scale=(80, 64), keep_ratio=True)]
+train_pipeline = [*load, dict(type=RandomFlip, prob=0.5), dict(type=PackDetInputs)]
+test_pipeline = [*load, dict(type=PackDetInputs, meta_keys=(
+    'img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor'))]
+metainfo = dict(classes=('disk', 'box', 'triangle', 'star', 'ring'))
+train_dataloader = dict(
+    batch_size=2, num_workers=0, persistent_workers=True,
+    sampler=dict(type=DefaultSampler, shuffle=True),
+    dataset=dict(type=CocoDataset, data_root='shapes', metainfo=metainfo,
+                 ann_file='annotations/instances_train.json', data_prefix=dict(img='train/'),
+                 pipeline=train_pipeline))
+val_dataloader = dict(
+    batch_size=1, num_workers=0, persistent_workers=True,
+    sampler=dict(type=DefaultSampler, shuffle=False),
+    dataset=dict(type=CocoDataset, data_root='shapes', metainfo=metainfo, test_mode=True,
+                 ann_file='annotations/instances_val.json', data_prefix=dict(img='val/'),
+                 pipeline=test_pipeline))
+test_dataloader = val_dataloader
+val_evaluator = dict(type=CocoMetric, ann_file='shapes/annotations/instances_val.json')
+test_evaluator = val_evaluator
+train_cfg = dict(type=EpochBasedTrainLoop, max_epochs=1)
+val_cfg = dict(type=ValLoop)
+test_cfg = dict(type=TestLoop)
+optim_wrapper = dict(type=OptimWrapper, optimizer=dict(type=AdamW, lr=1e-3))
+custom_hooks = [dict(type=PRepBNHook, schedule='linear', end=0.8)]
+"""
 SETS = """
 one = dict(type='CocoDataset', data_root=_base_.data_root, metainfo=_base_.metainfo,
            pipeline=_base_.test_pipeline, test_mode=True)
@@ -47,6 +135,30 @@ model = dict(
     semi_train_cfg=dict(freeze_teacher=True, sup_weight=1.0, unsup_weight=4.0, cls_pseudo_thr=0.9,
                         min_pseudo_bbox_wh=(1e-2, 1e-2)),
     semi_test_cfg=dict(predict_on='teacher'))
+branches = ['sup', 'unsup_teacher', 'unsup_student']
+pack = [dict(type='PackDetInputs', meta_keys=(
+    'img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor', 'flip', 'flip_direction',
+    'homography_matrix'))]
+load = [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations', with_bbox=True),
+        dict(type='Resize', scale=(80, 64), keep_ratio=True), dict(type='RandomFlip', prob=0.5)]
+labelled = [*load, dict(type='MultiBranch', branch_field=branches, sup=dict(type='PackDetInputs'))]
+unlabelled = [load[0], dict(type='LoadEmptyAnnotations'), *load[2:],
+              dict(type='MultiBranch', branch_field=branches, unsup_teacher=pack,
+                   unsup_student=pack)]
+one = dict(type='CocoDataset', data_root=_base_.data_root, metainfo=_base_.metainfo)
+train_dataloader = dict(
+    _delete_=True, batch_size=2, num_workers=0,
+    sampler=dict(type='GroupMultiSourceSampler', batch_size=2, source_ratio=[1, 1]),
+    dataset=dict(type='ConcatDataset', datasets=[
+        dict(one, ann_file='annotations/instances_train.json', data_prefix=dict(img='train/'),
+             pipeline=labelled),
+        dict(one, ann_file='annotations/instances_val.json', data_prefix=dict(img='val/'),
+             pipeline=unlabelled)]))
+train_cfg = dict(_delete_=True, type='IterBasedTrainLoop', max_iters=2, val_interval=2)
+val_cfg = dict(type='TeacherStudentValLoop')
+default_hooks = dict(checkpoint=dict(by_epoch=False, interval=2))
+log_processor = dict(by_epoch=False)
+custom_hooks = [dict(type='PRepBNHook', schedule='linear', end=0.8), dict(type='MeanTeacherHook')]
 """,
     voc="""
 voc = dict(_delete_=True, type='VOCDataset', data_root='voc', ann_file='names.txt',
@@ -96,12 +208,18 @@ TOOLS = dict(
 )  # fmt: skip
 #: What a tool lacks for a shape, by a word of its sentence; all others work.
 LACKS = {
+    ('plug', 'pure_python'): 'pure Python style',
     ('plug', 'semi'): 'wraps a detector',
     ('calibrate', 'other_backbone'): 'BatchNorm',
     ('reparameterize', 'other_backbone'): 'no PRepBN or RepBN',
-    ('flops', 'semi'): 'no backbone',
     ('features', 'semi'): 'no backbone',
 }
+
+
+def write_config(shape):
+    text = PURE_PYTHON if shape == 'pure_python' else PLAIN + SHAPES[shape]
+    Path('c.py').write_text(text)
+    Path('runtime.py').write_text(RUNTIME)
 
 
 @pytest.fixture
@@ -136,10 +254,10 @@ def weights_of(config):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('shape', SHAPES)
+@pytest.mark.parametrize('shape', [*SHAPES, 'pure_python'])
 @pytest.mark.parametrize('tool', TOOLS)
 def test_every_tool_takes_every_shape(tool, shape, place, monkeypatch, capsys):
-    Path('c.py').write_text(PLAIN + SHAPES[shape])
+    write_config(shape)
     script, *words = TOOLS[tool]
     weights = weights_of('c.py')
     words = [word.format(config='c.py', weights=weights) for word in words]

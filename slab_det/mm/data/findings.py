@@ -1,5 +1,6 @@
 """What is read from an annotation file, and what is found wrong with it."""
 
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -89,21 +90,8 @@ class Report(NamedTuple):
         return [finding for finding in self.findings if finding.refused]
 
     def require_sound(self) -> None:
-        """Raise InputError, one sentence with every kind of fault, where work cannot begin."""
-        if self.refused:
-            remedies = dict.fromkeys(finding.remedy for finding in self.refused if finding.remedy)
-            raise InputError(
-                f'{self.use.setting} {self.path}: {"; ".join(map(str, self.refused))}: '
-                + '; '.join(remedies)
-            )
-
-    def warnings(self) -> list[str]:
-        """Return a sentence per kind of fault that training and evaluation survive."""
-        return [
-            f'{self.use.setting} {self.path}: {finding}'
-            for finding in self.findings
-            if not finding.refused
-        ]
+        """Raise InputError as :func:`require_sound` does."""
+        require_sound([self])
 
     def summary(self, name: str) -> str:
         """Return how much of the file is used, in one line."""
@@ -112,3 +100,40 @@ class Report(NamedTuple):
             f'{self.annotations_kept:,} of {self.annotations:,} annotations, '
             f'{len(self.classes)} class{"es" * (len(self.classes) != 1)}'
         )
+
+
+def require_sound(reports: Sequence[Report]) -> None:
+    """Raise InputError, a sentence with every kind of fault of every file, if work cannot begin."""
+    found = list(_by_file(reports, refused=True))
+    if found:
+        faults = [
+            f'{report.use.setting} {report.path}: {"; ".join(map(str, findings))}'
+            for report, findings in found
+        ]
+        remedies = dict.fromkeys(
+            finding.remedy for _, findings in found for finding in findings if finding.remedy
+        )
+        raise InputError(f'{"; ".join(faults)}: {"; ".join(remedies)}')
+
+
+def warnings_of(reports: Sequence[Report]) -> list[str]:
+    """Return a sentence per file and kind of fault that training and evaluation survive."""
+    return [
+        f'{report.use.setting} {report.path}: {finding}'
+        for report, findings in _by_file(reports, refused=False)
+        for finding in findings
+    ]
+
+
+def _by_file(reports: Sequence[Report], refused: bool) -> Iterator[tuple[Report, list[Finding]]]:
+    """Yield the findings of each report that none of the same file before it has."""
+    told: set[tuple[str, str]] = set()
+    for report in reports:
+        findings = [
+            finding
+            for finding in report.findings
+            if finding.refused == refused and (report.path, finding.kind) not in told
+        ]
+        told |= {(report.path, finding.kind) for finding in findings}
+        if findings:
+            yield report, findings
