@@ -14,6 +14,8 @@ from setuptools.command.editable_wheel import editable_wheel
 
 ROOT = Path(__file__).resolve().parent
 MIM_PARTS = ('tools', 'configs', 'model-index.yml')
+#: What checks or writes the documentation, which a wheel has not.
+NOT_PACKAGED = ('__pycache__', 'docs', 'check_docs.py', 'render_model_zoo.py')
 
 
 def read_version() -> str:
@@ -49,7 +51,7 @@ def put_mim(folder: Path, link: bool) -> None:
             except OSError:  # no right to make links, as on most Windows machines
                 pass
         if source.is_dir():
-            shutil.copytree(source, target, ignore=shutil.ignore_patterns('__pycache__'))
+            shutil.copytree(source, target, ignore=shutil.ignore_patterns(*NOT_PACKAGED))
         else:
             shutil.copy2(source, target)
 

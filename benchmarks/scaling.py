@@ -62,6 +62,7 @@ def main(args: argparse.Namespace) -> None:
     print('\n'.join(lines))
     if args.out:
         head = (
+            '# Scaling\n\n'
             f'Measured by `python benchmarks/scaling.py {shlex.join(sys.argv[1:])}` on\n\n'
             f'> {machine(args.device, args.threads)}\n\n'
         )

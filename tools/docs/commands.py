@@ -13,8 +13,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
 
-#: Commands that are no part of the project and need no check.
-FOREIGN = ('cd', 'cp', 'export', 'git', 'ls', 'mkdir', 'pip', 'pytest', 'python', 'tensorboard')
+#: Commands that are not part of the project and need no check.
+FOREIGN = (
+    *('cd', 'cp', 'export', 'git', 'ls', 'mkdir', 'pip', 'pytest', 'python', 'tensorboard'),
+    *('lint-imports', 'pre-commit', 'ruff'),
+)
 #: Scripts that need a cluster: their arguments are checked, nothing is started.
 CLUSTER = ('tools/dist_train.sh', 'tools/dist_test.sh', 'tools/slurm_train.sh')
 #: Marks, on the line above a block, how its commands are proved: ``<!-- check: run -->`` runs them,
@@ -34,7 +37,7 @@ class Command:
 
     Attributes:
         page: path of the page.
-        line: of the page, from 1.
+        line: of the page, counted from 1.
         words: the command and its arguments, variables replaced, redirections left out.
         environment: assignments before the command.
         mark: how its block is proved, 'run', 'as' or 'parse', or '' without a mark.
@@ -119,11 +122,12 @@ def commands_of(page: Path, name: str) -> Iterator[Command]:
 
 def _words(text: str, variables: dict[str, str], place: str) -> list[str]:
     for key in sorted(variables, key=len, reverse=True):
-        text = re.sub(rf'\$(?:{key}\b|\{{{key}\}})', lambda _: variables[key], text)
+        # Not re.sub's template: a backslash in the value is meant as it stands.
+        text = re.sub(rf'\$(?:{key}\b|\{{{key}\}})', lambda _, value=variables[key]: value, text)
     try:
         words = shlex.split(text, comments=True)
     except ValueError as error:
-        raise DocError(f'{place}: {text.strip()} is no command of a shell: {error}') from error
+        raise DocError(f'{place}: {text.strip()} is not a shell command: {error}') from error
     for index, word in enumerate(words):
         if word in ('>', '2>', '|'):
             return words[:index]
@@ -168,7 +172,7 @@ def check_command(command: Command, root: Path) -> None:
     elif program not in FOREIGN:
         raise DocError(
             f'{command}: {program} is not known; add it to FOREIGN in '
-            'slab_det/cli/doc_commands.py if it is no part of the project'
+            'tools/docs/commands.py if it is not part of the project'
         )
 
 
