@@ -10,7 +10,7 @@ pytest.importorskip('sphinx')
 
 from sphinx.util.inventory import InventoryFile
 
-from tests.public_names import PUBLIC_NAMES
+from tests.test_version_0_1 import NAMES
 
 ROOT = Path(__file__).parents[2]
 
@@ -49,7 +49,7 @@ def test_every_public_name_of_0_1_is_documented(site):
     }
     missing = {
         name
-        for _, name in PUBLIC_NAMES
+        for _, name in NAMES
         if not any(known.endswith(f'.{name}') for known in documented)
     }
     assert missing == set()
