@@ -137,7 +137,8 @@ def table(part: str, size: Size, args: argparse.Namespace, folder: Path) -> str:
     lines = [
         f'## {part}, {size}',
         '',
-        '| network | median ms | fastest ms | ratio to eager PyTorch | times as fast as its float32 file |',
+        '| network | median ms | fastest ms | ratio to eager PyTorch '
+        '| times as fast as its float32 file |',
         '| --- | ---: | ---: | ---: | ---: |',
     ]
     for name, runs_of in times.items():

@@ -48,8 +48,6 @@ def test_every_public_name_of_0_1_is_documented(site):
         name for kind, names in inventory.items() if kind.startswith('py:') for name in names
     }
     missing = {
-        name
-        for _, name in NAMES
-        if not any(known.endswith(f'.{name}') for known in documented)
+        name for _, name in NAMES if not any(known.endswith(f'.{name}') for known in documented)
     }
     assert missing == set()

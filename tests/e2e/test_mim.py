@@ -90,7 +90,8 @@ def install(source, tmp_path):
         own = call(
             python, '-c', 'import sysconfig; print(sysconfig.get_path("purelib"))', cwd=tmp_path
         ).strip()
-        # Not only the folder's path: setuptools brings distutils to Python 3.12 by a .pth file inside.
+        # Not only the folder's path: setuptools brings distutils to Python 3.12 by a .pth file
+        # inside.
         (Path(own) / 'parent.pth').write_text(
             f'import site; site.addsitedir({sysconfig.get_path("purelib")!r})\n'
         )
