@@ -252,9 +252,9 @@ def table(args: argparse.Namespace) -> str:
 
 <!-- Written by benchmarks/detectors.py. -->
 
-Every config below was converted as by `tools/plug_backbone.py --backbone {args.backbone}`, trained for two
-steps from random weights, and evaluated on the built-in data in COCO's layout, with the optimizer,
-hooks, and metrics of the new config: four images for training and four for evaluation, at least
+Every config below was converted as by `tools/plug_backbone.py --backbone {args.backbone}`,
+trained for two steps from random weights, and evaluated on the built-in data in COCO's layout, with
+the optimizer, hooks, and metrics of the new config: four images for training and four for evaluation, at least
 160x192 pixels, batches of 2, on a CPU. The loss is that of the second step. After two steps the
 metric shows only that it can be computed. *Re-parameterized* is the largest difference that
 folding the norms makes in the maps of the neck (or of the backbone, without a neck), relative to
