@@ -264,7 +264,7 @@ def check_links(page: Path, root: Path) -> Iterator[str]:
 
 
 def anchors(page: Path) -> set:
-    """The anchors that GitHub gives the headings of a page."""
+    """Return the anchors that GitHub gives the headings of a page."""
     found: dict[str, int] = {}
     names = set()
     text = re.sub(r'```.*?```', '', page.read_text(encoding='utf-8'), flags=re.DOTALL)

@@ -11,7 +11,7 @@ from slab_det.mm.datasets.categories import COCO_THING_IDS
 def coco_results(
     sample, image_id: int, category_ids: Sequence[int], score_thr: float = 0.0
 ) -> list[dict[str, Any]]:
-    """The predicted instances of one image as entries of a COCO result file.
+    """Return the predicted instances of one image as entries of a COCO result file.
 
     Args:
         sample: mmdet's DetDataSample with ``pred_instances``.
