@@ -18,8 +18,14 @@ FOREIGN = (
     *('cd', 'cp', 'export', 'git', 'ls', 'mkdir', 'pip', 'pytest', 'python', 'tensorboard'),
     *('lint-imports', 'pre-commit', 'ruff'),
 )
-#: Scripts that need a cluster: their arguments are checked, nothing is started.
-CLUSTER = ('tools/dist_train.sh', 'tools/dist_test.sh', 'tools/slurm_train.sh')
+#: Scripts that need a cluster: the tool that each starts, which of its own arguments it hands to
+#: the tool first, and how many it needs. The arguments are checked, nothing is started.
+WRAPPERS = {
+    'dist_train.sh': ('train.py', slice(0, 1), 2),
+    'dist_test.sh': ('test.py', slice(0, 2), 3),
+    'slurm_train.sh': ('train.py', slice(2, 3), 4),
+}
+CLUSTER = tuple(f'tools/{name}' for name in WRAPPERS)
 #: Marks, on the line above a block, how its commands are proved: ``<!-- check: run -->`` runs them,
 #: with ``TEXT=INSTEAD`` behind it after these replacements; ``<!-- check: as FILE -->`` names the
 #: tests or pages that run them; ``<!-- check: parse REASON -->`` says why nobody does.
@@ -181,22 +187,12 @@ def _check_script(command: Command, script: Path, arguments: list[str]) -> None:
         raise DocError(f'{command}: {script.name} does not exist')
     if script.suffix == '.sh':
         subprocess.run(['bash', '-n', str(script)], check=True)
-        tool = {
-            'dist_train.sh': ('train.py', 2, 1),
-            'dist_test.sh': ('test.py', 3, 2),
-            'slurm_train.sh': ('train.py', 4, 2),
-        }.get(script.name)
-        if tool is None:
+        if script.name not in WRAPPERS:
             return
-        name, needed, first = tool
+        tool, positional, needed = WRAPPERS[script.name]
         if len(arguments) < needed:
             raise DocError(f'{command}: {script.name} takes at least {needed} arguments')
-        positional = {
-            'dist_train.sh': arguments[:1],
-            'dist_test.sh': arguments[:2],
-            'slurm_train.sh': arguments[2:3],
-        }[script.name]
-        script, arguments = script.with_name(name), positional + arguments[needed:]
+        script, arguments = script.with_name(tool), arguments[positional] + arguments[needed:]
     parse(command, script, arguments)
 
 
