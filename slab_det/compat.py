@@ -30,7 +30,7 @@ def missing_packages() -> list[str]:
 
 
 def require_detection(what: str = 'the detection part of slab_det') -> None:
-    """Raise ImportError in one sentence unless mmengine, mmcv and mmdet are all there and fit."""
+    """Raises ImportError in one sentence unless mmengine, mmcv and mmdet are all there and fit."""
     missing = missing_packages()
     if missing:
         raise ImportError(
@@ -42,7 +42,7 @@ def require_detection(what: str = 'the detection part of slab_det') -> None:
 
 
 def check_versions() -> None:
-    """Check the versions of the imported mmengine, mmcv and mmdet.
+    """Checks the versions of the imported mmengine, mmcv and mmdet.
 
     mmengine 0.10 and later, below 1; mmdet 3; mmcv from 2.0.0rc4, below 2.2, with mmdet up to 3.3, or
     2.3 with mmdet 3.4 and later (the maintained forks).

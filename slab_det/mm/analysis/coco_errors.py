@@ -120,7 +120,7 @@ def _precision(
 
 
 def draw_errors(curves: ErrorCurves, title: str, most: int = 20):
-    """Draw the mean curves of all categories, and each category's share of errors.
+    """A matplotlib figure: the curves of all categories' mean, and each category's share of errors.
 
     Args:
         curves: of :func:`error_curves`.

@@ -140,7 +140,7 @@ class _Optimizer:
 
 
 def _optimizer_of(cfg, model: nn.Module) -> _Optimizer:
-    """Return an optimizer with one parameter for each learning rate of the config."""
+    """An optimizer with one parameter for each of the learning rates of the config's."""
     from mmengine.optim import OptimWrapper, build_optim_wrapper
 
     wrapper = dict(cfg.optim_wrapper)

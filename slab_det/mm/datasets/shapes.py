@@ -29,7 +29,7 @@ def _regular(corners: int, radii: Sequence[float] = (1.0,)) -> np.ndarray:
 
 
 def unit_outlines(name: str) -> list[np.ndarray]:
-    """Return closed outlines of a class within the unit circle; a second one inside the first is a hole.
+    """Closed outlines of a class within the unit circle; a second one inside the first is a hole.
 
     Args:
         name: 'disk', 'box', 'triangle', 'star' or 'ring'.
@@ -128,7 +128,7 @@ def random_colour(
     value: tuple[float, float],
     hue: tuple[float, float] = (0.0, 1.0),
 ) -> np.ndarray:
-    """Return a colour uniform in hue, saturation and value within the given ranges.
+    """A colour uniform in hue, saturation and value within the given ranges.
 
     Args:
         rng: draws the colour.

@@ -90,7 +90,7 @@ def compare(
     title: str = '',
     score_thr: float = 0.0,
 ) -> np.ndarray:
-    """Draw the ground truth on the left and the predictions on the right.
+    """A picture with the ground truth on the left and the predictions on the right.
 
     Below them stand the classes that occur in either, with their colour and the numbers of true and
     predicted instances; ignored regions are not counted.
