@@ -54,6 +54,6 @@ class _MovedModules(MetaPathFinder):
 def install() -> None:
     """Let the old names be imported; called once, when the package is imported."""
     if not any(isinstance(finder, _MovedModules) for finder in sys.meta_path):
-        # In front: a folder of the old name may have stayed behind with nothing but __pycache__ in it,
-        # which Python takes for a namespace package.
+        # In front: a folder of the old name may have stayed behind with nothing but __pycache__ in
+        # it, which Python takes for a namespace package.
         sys.meta_path.insert(0, _MovedModules())
