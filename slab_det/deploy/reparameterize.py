@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from slab_det.errors import InputError
 from slab_det.layers import (
     ChannelAffine,
     FoldedNorm,
@@ -21,12 +22,12 @@ from .folding_report import FoldingReport, NormFolding
 from .norm_readers import only_readers
 
 
-class UnfinishedRatioError(ValueError):
+class UnfinishedRatioError(InputError):
     """The LayerNorm branch of a PRepBN still counts, so that it cannot be folded.
 
     Args:
         ratio: the largest one.
-        otherwise: how to do without the branch, said to who called.
+        otherwise: how to do without the branch, for the message.
         norm: the name of a norm that has it.
     """
 
@@ -103,12 +104,12 @@ def reparameterize(
 
     Raises:
         UnfinishedRatioError: a ratio is not 0.
-        ValueError: there is no PRepBN or RepBN.
+        InputError: there is no PRepBN or RepBN.
     """
     if is_reparameterized(model):
         return model
     if not _norms(model):
-        raise ValueError(
+        raise InputError(
             f'{type(model).__name__} has no PRepBN or RepBN to re-parameterize; train '
             "it with norm_cfg=dict(type='PRepBN'), or give it some with convert_norms."
         )
