@@ -82,7 +82,7 @@ def chosen_runs(args: argparse.Namespace) -> list[tuple[Cell, int]]:
 def find_cell(name: str) -> Cell:
     cells = {cell.name: cell for study in STUDIES.values() for cell in study()}
     if name not in cells:
-        raise InputError(f'--run {name} is no cell: use one of {", ".join(cells)}')
+        raise InputError(f'--run {name} is not a cell: use one of {", ".join(cells)}')
     return cells[name]
 
 

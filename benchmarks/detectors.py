@@ -2,7 +2,7 @@
 
     python benchmarks/detectors.py --out docs/detectors.md
 
-For each detector, in a process of its own: a config is written as tools/plug_backbone.py does; the
+For each detector, in a separate process: a config is written as tools/plug_backbone.py does; the
 detector trains two steps and is evaluated on the built-in data with its own optimizer, hooks and
 metrics; it is re-parameterized, and the maps of its neck are compared. Results are kept in the work
 dir as one file per detector: what is there is not run again.

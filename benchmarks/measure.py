@@ -35,7 +35,7 @@ class Size(NamedTuple):
         match = re.fullmatch(r'([1-9]\d*)x([1-9]\d*)', text)
         if not match:
             raise argparse.ArgumentTypeError(
-                f'{text} is no height x width in pixels, such as 800x1216'
+                f'{text} is not a height x width in pixels, such as 800x1216'
             )
         return cls(int(match[1]), int(match[2]))
 
@@ -130,7 +130,7 @@ def busy_host(times: dict[str, Times]) -> list[str]:
 def alternate(
     runs: dict[str, Callable[[], None]], rounds: int, log: Callable[[str], None]
 ) -> dict[str, Times]:
-    """Time the runs in turn, ``rounds`` times, after one run each to warm up.
+    """Time the runs alternately, ``rounds`` times, after one warm-up run each.
 
     On a virtual machine whose host is busy the system counts the time that it was not given. A run
     that lost more than ``TOLERATED`` is repeated, and the one that lost least counts.

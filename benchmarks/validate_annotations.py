@@ -87,7 +87,7 @@ def generate(path: Path, images: int, annotations: int, seed: int = 0) -> None:
 
 
 def measure(peer: str, path: Path) -> list[float]:
-    """Return wall seconds, processor seconds and peak MiB of a peer in a process of its own."""
+    """Return wall seconds, processor seconds and peak MiB of a peer in a separate process."""
     done = subprocess.run(
         [sys.executable, '-c', _MEASURE.format(**PEERS[peer]), str(path)],
         capture_output=True,

@@ -83,6 +83,6 @@ def writable_folder(path: str | Path, argument: str) -> Path:
         raise InputError(f'{argument} {path}: {nearest} is a file, give a folder')
     if not os.access(nearest, os.W_OK | os.X_OK):
         raise InputError(
-            f'{argument} {path}: there is no permission to write in {nearest}, give another folder'
+            f'{argument} {path}: {nearest} is not writable, give another folder'
         )
     return Path(path)

@@ -1,4 +1,4 @@
-"""How far a long loop is: a bar on a terminal, a few plain lines in a log."""
+"""Progress of a long loop: a bar on a terminal, a few plain lines in a log."""
 
 import sys
 from collections.abc import Iterable, Iterator
@@ -8,7 +8,7 @@ Item = TypeVar('Item')
 
 
 def progress(items: Iterable[Item], title: str) -> Iterator[Item]:
-    """Yield ``items`` and show on the standard output how many of them are done.
+    """Yield ``items`` and show on standard output how many are done.
 
     On a terminal this is rich's bar; elsewhere one line per tenth, or one at the end if the length
     of ``items`` is not known.
@@ -17,7 +17,7 @@ def progress(items: Iterable[Item], title: str) -> Iterator[Item]:
         from rich.console import Console
         from rich.progress import track
 
-        # A console of its own: rich's global one keeps the stream of its first use.
+        # A new console: rich's global one keeps the stream of its first use.
         yield from track(items, title, console=Console())
         return
     total = len(items) if hasattr(items, '__len__') else None

@@ -17,7 +17,7 @@ def load_published(name: str, model: nn.Module, ratio: float = 0.0):
 
 
 def settle(model: nn.Module, seed: int = 0) -> nn.Module:
-    """Give every norm statistics, affine parameters and an eta of its own, and every position a
+    """Give every norm different statistics, affine parameters and eta, and every position a
     value; one folded scale per norm comes out near 0. The ratio is 0."""
     generator = torch.Generator().manual_seed(seed)
 

@@ -1,4 +1,4 @@
-"""Checks the documentation: commands parse and say how they are proved, links lead somewhere.
+"""Check the documentation: commands parse and say how they are tested, links lead somewhere.
 
 python tools/check_docs.py          # parse: files exist, the tools take the arguments
 python tools/check_docs.py --run    # and run the blocks that are marked so, on generated data

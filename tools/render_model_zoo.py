@@ -1,4 +1,4 @@
-"""Renders the metafiles to docs/model_zoo.md.
+"""Render the metafiles to docs/model_zoo.md.
 
 python tools/render_model_zoo.py [--out FILE] [--check]
 """

@@ -15,8 +15,8 @@ def _matches(state_dict: Weights) -> bool:
 
 
 def _translate(state_dict: Weights) -> dict[str, dict[str, Tensor]]:
-    """The class token of the linear variant is not used; the position that the other variant
-    adds to it becomes part of it."""
+    """Drop the class token of the linear variant, which does not use it; in the other variant,
+    add its position to it."""
     if 'dist_token' in state_dict:
         raise CheckpointError(
             'the checkpoint is a distilled DeiT with two class tokens, which no '

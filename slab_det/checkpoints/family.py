@@ -1,4 +1,4 @@
-"""What a family of transformers tells about its checkpoints."""
+"""Description of a family of transformers and of its checkpoints."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -63,7 +63,7 @@ class Family:
         return re.match(rf'head\.|norm\d+\.|{self.spare}', key) is not None
 
     def grid_mode(self, key: str) -> str | None:
-        """Return the interpolation that resizes the entry ``key``, None if it is no grid."""
+        """Return the interpolation that resizes the entry ``key``, None if it is not a grid."""
         return dict(self.grids).get(key.rsplit('.', 1)[-1])
 
 
@@ -101,7 +101,7 @@ def count_children(state_dict: Weights, prefix: str) -> int:
 
 
 def norm_type(state_dict: Weights) -> str:
-    """Return the norm of the blocks, 'PRepBN', 'RepBN' or 'LN'; 'PRepBN' where it is folded."""
+    """Return the norm of the blocks, 'PRepBN', 'RepBN' or 'LN'; 'PRepBN' if it is folded."""
     first = 'blocks.0.norm1.'
     leaves = {key.split(first, 1)[1] for key in state_dict if first in key}
     if leaves & {'alpha', 'eta'}:

@@ -129,7 +129,7 @@ def arguments(state_dict: Weights) -> dict[str, Any]:
 
 
 def _grid_side(state_dict: Weights, ratios: list) -> int | None:
-    """Return the side of the first stage's square grid, None where there is no such."""
+    """Return the side of the first stage's square grid, None if there is none."""
     for key, ratio in (
         ('layers.0.absolute_pos_embed', 1),
         ('layers.0.blocks.0.attn.positional_encoding', ratios[0]),

@@ -27,7 +27,7 @@ WRAPPERS = ('module.', 'model.', 'net.', 'network.', *(f'{name}.' for name in AV
 #: What torch puts before the names of a compiled, sharded or recomputed module, at any depth.
 _WITHIN = re.compile(r'(?<![^.])(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.')
 
-#: What torch and safetensors raise where a file is damaged or of another kind.
+#: What torch and safetensors raise if a file is damaged or of another kind.
 _READ_ERRORS = (
     RuntimeError,
     ValueError,
@@ -56,10 +56,10 @@ class _Inert:
     origin = ''
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        """The arguments of the object are dropped with the object."""
+        """Drop the arguments of the object."""
 
     def __setstate__(self, state: Any) -> None:
-        """So is its state."""
+        """Drop its state."""
 
 
 class _InertDict:
@@ -85,7 +85,7 @@ def read_checkpoint(
             published files, become empty stand-ins; otherwise the file is refused.
 
     Raises:
-        MissingFileError: there is no such file.
+        MissingFileError: the file does not exist.
         CheckpointError: the file is truncated, is not a checkpoint, is a whole model, or cannot be
             read without running code from it.
     """
@@ -186,7 +186,7 @@ class Selection(NamedTuple):
 
     Attributes:
         weights: without the prefixes of wrappers.
-        taken: which set it is, in words, where the file holds plain and averaged ones; else ''.
+        taken: which set it is, in words, if the file holds plain and averaged ones; else ''.
     """
 
     weights: dict[str, Tensor]
@@ -215,8 +215,8 @@ def select_weights(
             what the file has first, in the order of :data:`NESTS`, then :data:`AVERAGED`.
 
     Raises:
-        CheckpointError: there are no weights, none below ``prefix``, or none that are averaged
-            or plain where ``ema`` asks for them.
+        CheckpointError: there are no weights, none below ``prefix``, or none of the kind that
+            ``ema`` asks for.
     """
     sets = _nested(checkpoint)
     if not sets:
@@ -317,7 +317,7 @@ def _and(names: Iterable[str]) -> str:
 
 
 def stored_grid_sizes(checkpoint: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
-    """Return height and width of the positional grids, by name, where the file says them.
+    """Return height and width of the positional grids, by name, if the file records them.
 
     Names and shapes alone do not tell a grid of 9x16 from one of 12x12; files that
     ``tools/convert_checkpoint.py`` wrote do. Others hold square grids.

@@ -34,7 +34,8 @@ def _our_name(key: str) -> str | None:
 
 
 def _published_name(key: str) -> str | None:
-    """Published patch merging closes a stage, ours opens the next; the head is timm's."""
+    """Return our name of a published entry: patch merging, which closes a stage there, opens the
+    next one here; the head is timm's."""
     if key in ('head.weight', 'head.bias'):
         return key.replace('head.', 'head.fc.')
     return _our_name(_open_next_stage(key))

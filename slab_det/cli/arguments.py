@@ -60,7 +60,8 @@ def file_name(*endings: str) -> Callable[[str], str]:
 
 
 def device(text: str) -> str:
-    """A ``type`` for argparse: a device that torch can use, such as cuda:0."""
+    """Return ``text`` if it names a device that torch can use, such as cuda:0; a ``type`` for
+    argparse."""
     import torch
 
     try:

@@ -1,4 +1,4 @@
-"""Checks of what a tool was given, before the Runner, so that a refusal leaves nothing behind."""
+"""Checks of a tool's input, before the Runner is built, so that a refusal leaves nothing behind."""
 
 import os
 import sys
@@ -32,7 +32,7 @@ def load_config(path: str, cfg_options: dict | None = None):
     for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
         loader = cfg.get(name)
         if isinstance(loader, dict) and loader.get('num_workers') == 0:
-            # torch refuses both if there are no workers.
+            # torch refuses both without workers.
             loader.pop('persistent_workers', None)
             loader.pop('prefetch_factor', None)
     return cfg

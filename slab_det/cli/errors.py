@@ -1,4 +1,4 @@
-"""How a tool ends: one sentence for the user's errors, a traceback for faults."""
+"""The end of a tool: one sentence for the user's errors, a traceback for faults."""
 
 import os
 import sys

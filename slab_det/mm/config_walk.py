@@ -30,8 +30,8 @@ def walk_dicts(node: Any, path: str = '') -> Iterator[tuple[str, dict[str, Any]]
 
 
 def rebuild(node: Any, change: Callable[[Any], Any]) -> Any:
-    """Return a copy of ``node`` in which ``change(value)`` stands for every value below it and for
-    itself, parents first; dicts and lists that it returns unchanged are descended into."""
+    """Return a copy of ``node`` in which ``change(value)`` replaces every value below it and itself,
+    parents first; dicts and lists that ``change`` returns unchanged are descended into."""
     new = change(node)
     if new is not node:
         return new
@@ -44,7 +44,7 @@ def rebuild(node: Any, change: Callable[[Any], Any]) -> Any:
 
 def kind_of(node: Any) -> str:
     """Return the name of the ``type`` of a config, without scope or module: 'PRepBNHook' of
-    ``'mmdet.PRepBNHook'`` and of the class itself; '' where there is none."""
+    ``'mmdet.PRepBNHook'`` and of the class itself; '' if there is none."""
     kind = node.get('type', '') if isinstance(node, dict) else ''
     return (kind if isinstance(kind, str) else getattr(kind, '__name__', '')).rpartition('.')[2]
 

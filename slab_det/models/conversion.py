@@ -69,7 +69,7 @@ def convert_checkpoint(
         ema: which weights to take, see :func:`~slab_det.checkpoints.select_weights`.
 
     Raises:
-        FileNotFoundError: there is no such file.
+        FileNotFoundError: the file does not exist.
         CheckpointError: it cannot be read, is of another or no known family, or entries are left
             over or lacking.
     """
@@ -99,7 +99,7 @@ def convert_checkpoint(
             )
         arguments['img_size'] = image_size
     elif sizes:
-        # Of its own file: the grids need not be square.
+        # As the file records it: the grids need not be square.
         arguments['img_size'] = checkpoint['meta']['arguments']['img_size']
     network = getattr(models, found.model)
     with torch.device('meta'):

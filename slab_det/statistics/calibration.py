@@ -112,31 +112,31 @@ def calibrate_batch_norm(
     torch. An image counts by its number of tokens.
 
     The inputs of a norm depend on the statistics of those before it. A single pass that normalises
-    by the batch (``update_bn``, "precise BN") gives the statistics of a network in which every
-    image is normalised by itself, and one that normalises by the old statistics those of the
-    network before the calibration. Both are not what the norms meet afterwards. Therefore the
-    first pass normalises each batch by itself, as in training, and each further one by what the
-    pass before it found, until a pass changes no mean by more than ``tolerance`` standard
-    deviations and no variance by more than that share of it. The statistics then describe
-    themselves: passing the images through the network again finds the same ones. As the first n
-    norms in a row are settled after n + 1 passes, this ends; a detector takes about ten.
+    by the batch (``update_bn``, "precise BN") gives the statistics of a network that normalises
+    every image by its own statistics; a pass that normalises by the old statistics gives those of
+    the network before the calibration. Neither is what the norms meet afterwards. Therefore the
+    first pass normalises each batch by its own statistics, as in training, and each further pass by
+    what the pass before it found, until a pass changes no mean by more than ``tolerance`` standard
+    deviations and no variance by more than that share of it. The statistics then are a fixed point:
+    passing the images through the network again finds the same ones. As the first n norms in a row
+    are settled after n + 1 passes, this ends; a detector takes about ten.
 
-    The model is in evaluation mode meanwhile, so drop path and dropout are off and the ratio of
-    PRepBN stays; parameters do not require gradients. Both are put back afterwards, and after an
-    exception the old statistics as well. In a process group the sums are those of all processes,
+    Meanwhile the model is in evaluation mode, so drop path and dropout are off and the ratio of
+    PRepBN stays; parameters do not require gradients. Both are restored afterwards, and the old
+    statistics as well after an exception. In a process group the sums are those of all processes,
     which may have different numbers of batches, even none; all must call this function.
 
     Args:
         model: the model, not wrapped for distributed training.
-        batches: what ``forward`` takes; it is iterated once a pass and must yield the same each
-            time. One image each, so that none is padded to another.
+        batches: what ``forward`` takes; iterated once per pass, it must yield the same each time.
+            One image each, so that none is padded to the size of another.
         forward: runs the model on a batch; by default ``model.test_step`` (detectors), or the model
             itself. It must not hide gradients behind ``torch.no_grad``, under which the blocks of
             this package work on chunks with padding in them.
-        include_frozen: recompute statistics as well that ``model.train()`` leaves in evaluation
-            mode (``norm_eval=True``, ``frozen_stages``). The weights behind them were trained with
-            the statistics as they are, so by default they stay.
-        max_passes: number of passes after which it ends even if the statistics still change.
+        include_frozen: also recompute statistics that ``model.train()`` leaves in evaluation mode
+            (``norm_eval=True``, ``frozen_stages``). The weights behind them were trained with the
+            statistics as they are, so by default they stay.
+        max_passes: largest number of passes, even if the statistics still change.
         tolerance: see above.
         progress: wraps ``batches`` in each pass.
 
@@ -144,7 +144,7 @@ def calibrate_batch_norm(
         What changed.
 
     Raises:
-        InputError: an argument is out of range or of a wrong type, there is nothing to calibrate,
+        InputError: an argument is out of range or of the wrong type, there is nothing to calibrate,
             no process has a batch, or a statistic is not finite.
     """
     check_run(model, batches, forward, progress)
@@ -167,7 +167,7 @@ def calibrate_batch_norm(
                 report.passes += 1
                 shown = batches if progress is None else progress(batches, report.passes)
                 before = found
-                found = _one_pass(sites, forward, shown, report, by_itself=report.passes == 1)
+                found = _one_pass(sites, forward, shown, report, by_batch=report.passes == 1)
                 put_statistics(sites, found)
                 report.residual = max(map(max, _changes(sites, before, found).values()))
         except BaseException:
@@ -184,12 +184,12 @@ def _one_pass(
     forward: Callable,
     batches: Iterable,
     report: CalibrationReport,
-    by_itself: bool,
+    by_batch: bool,
 ) -> Statistics:
     """Return the statistics of what reaches the norms.
 
     Args:
-        by_itself: normalise each batch by its own statistics rather than by the norm's.
+        by_batch: normalise each batch by its own statistics rather than by the norm's.
     """
     moments = {site.name: Moments(site.bn.running_mean) for site in sites}
 
@@ -199,7 +199,7 @@ def _one_pass(
             x = site.tokens(inputs[0].detach())
             if x.shape[0]:
                 (mean,), (var,) = moments[site.name].add(x[None])
-                if by_itself and x.shape[0] > 1:
+                if by_batch and x.shape[0] > 1:
                     put_statistics([site], {site.name: (mean, var)})
 
         return before_forward

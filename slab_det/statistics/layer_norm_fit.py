@@ -1,4 +1,4 @@
-"""Beginning the RepBN branch of PRepBN where LayerNorm is, instead of untrained."""
+"""Initialising the RepBN branch of PRepBN from its LayerNorm."""
 
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -34,7 +34,7 @@ def fit_repbn_to_layer_norm(
 
     which RepBN computes with its statistics at :math:`\bar x` and :math:`v = \mathrm{var}(x)`, its
     ``eta`` at 0, its weight at :math:`a \sqrt{v + \epsilon}` and its bias at :math:`\bar y`. All of
-    them go on learning. At ratio 1 the outputs of the model do not change, so one pass settles all
+    them remain trainable. At ratio 1 the outputs of the model do not change, so one pass serves all
     norms. In a process group the sums are those of all processes.
 
     Args:
@@ -43,11 +43,11 @@ def fit_repbn_to_layer_norm(
 
     Returns:
         By norm, the share of the variance of LayerNorm's output, over all channels, that the new
-        branch explains: 1 where both are equal. Norms that fewer than two tokens reach are left
-        alone.
+        branch explains: 1 if both are equal. Norms that fewer than two tokens reach are left
+        unchanged.
 
     Raises:
-        InputError: an argument is of a wrong type, there is no PRepBN, a ratio is not 1, or
+        InputError: an argument is of the wrong type, the model has no PRepBN, a ratio is not 1, or
             ``batches`` is empty.
     """
     check_run(model, batches, forward, progress)

@@ -10,7 +10,7 @@ from slab_det.errors import InputError
 from slab_det.layers.batch_norm import sum_of_processes
 from slab_det.values import check_type
 
-#: Wraps the batches of a pass, given its number from 1, to show how far it is.
+#: Wraps the batches of a pass, given its number from 1, to show its progress.
 Progress = Callable[[Iterable, int], Iterable]
 
 

@@ -279,7 +279,7 @@ def test_finished_runs_are_skipped_and_failed_ones_named(tmp_path, monkeypatch, 
     [
         (['--only', 'GroupNorm'], '--only GroupNorm fits no cell'),
         (['--jobs', '0'], '--jobs 0 must be at least 1'),
-        (['--run', 'nothing', '--seeds', '0'], '--run nothing is no cell'),
+        (['--run', 'nothing', '--seeds', '0'], '--run nothing is not a cell'),
         (['--run', 'grid-bccd-LN-SLA'], 'takes one seed'),
         (['--report-only', '--out', 'report.md'], 'holds no finished run'),
     ],
@@ -329,7 +329,7 @@ def test_a_run_leaves_its_result_and_its_weights_and_is_not_repeated(tmp_path, m
     runs.train(tmp_path, cell, 3, 1, 'this machine')
     assert (folder / 'result.json').stat().st_mtime_ns == written
 
-    # In a process of its own, where no Runner has set the default scope yet.
+    # In a separate process, in which no Runner has set the default scope yet.
     monkeypatch.setattr(DefaultScope, '_instance_dict', OrderedDict())
     calibrated = replace(cell, study='calibration', start=cell.name)
     runs.train(tmp_path, calibrated, 3, 1, 'this machine')
@@ -361,7 +361,7 @@ def train_tiny(work_dir, cell, last_checkpoint):
 
 
 def train_apart(work_dir, cell, last_checkpoint=None):
-    """Train on a process of its own, as the script does, and return its exit code; SIGKILL ends it
+    """Train in a separate process, as the script does, and return its exit code; SIGKILL ends it
     while it writes the ``last_checkpoint``-th, where that is given."""
     process = multiprocessing.get_context('spawn').Process(
         target=train_tiny, args=(work_dir, cell, last_checkpoint)

@@ -12,7 +12,7 @@ import measure
 
 @pytest.fixture
 def machine(monkeypatch):
-    """A machine with a clock of its own; the host takes away what `lost` lists, run by run."""
+    """A machine with its own clock; the host takes away the time in `lost`, run by run."""
 
     class Machine:
         now = stolen = 0.0
@@ -72,6 +72,6 @@ def test_a_size_that_is_none_is_refused_by_the_option(text, capsys):
     with pytest.raises(SystemExit):
         parser.parse_args([f'--size={text}'])
     assert (
-        f'argument --size: {text} is no height x width in pixels, such as 800x1216'
+        f'argument --size: {text} is not a height x width in pixels, such as 800x1216'
         in capsys.readouterr().err
     )

@@ -30,7 +30,7 @@ def data(tmp_path, monkeypatch):
 
 
 def untrained(path):
-    """A checkpoint of chance, and the model that it is of."""
+    """Return a checkpoint with random weights, and its model."""
     from mmdet.registry import MODELS
     from mmengine.config import Config
 
@@ -162,7 +162,7 @@ def test_a_cut_file_is_left_out_and_named(tool, data, capsys):
 
 
 def test_images_are_those_of_the_annotations_by_their_path(tool, data):
-    """Two cameras number their images alike; each gets the ids of its own."""
+    """Two cameras number their images alike; each gets its own ids."""
     cfg, _ = untrained('weights.pth')
     path = Path('shapes/annotations/instances_val.json')
     content = json.loads(path.read_text())

@@ -130,7 +130,7 @@ def test_norm_attention_and_checkpoint_go_into_the_config(plug):
             '--out ./detector.py is the config itself',
         ),
         (('detector.py', '--out', 'text.txt/new.py'), 'is a file, give a folder'),
-        (('hourglass.py', '--out', 'new.py'), 'are no pyramid: it cannot take this backbone'),
+        (('hourglass.py', '--out', 'new.py'), 'are not a pyramid: it cannot take this backbone'),
         (
             ('stuck.py', '--out', 'new.py'),
             'the RetinaNet of stuck.py cannot be built with this backbone: AssertionError '

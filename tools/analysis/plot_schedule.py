@@ -62,7 +62,7 @@ def parse_args(arguments=None) -> argparse.Namespace:
 
 
 def count_images(cfg, config: str) -> int:
-    """Length of the training set as the data loader sees it."""
+    """Return the length of the training set as the data loader sees it."""
     from mmdet.registry import DATASETS
 
     from slab_det.cli.data_checks import datasets_of
@@ -72,7 +72,7 @@ def count_images(cfg, config: str) -> int:
         path = os.path.join(one.get('data_root') or '', one['ann_file'])
         if '://' not in path and not os.path.isfile(path):
             raise InputError(
-                f'{setting}.ann_file {path} is not there, so that the training images '
+                f'{setting}.ann_file {path} does not exist, so that the training images '
                 'of the config cannot be counted: give --num-images N (COCO train2017 '
                 'without images that have no objects: 117266)'
             )
@@ -81,7 +81,7 @@ def count_images(cfg, config: str) -> int:
 
 
 def load_start(cfg, model) -> None:
-    """Give the model the weights that training starts from, since they bring the ratio along."""
+    """Give the model the weights that training starts from, which include the ratio."""
     from slab_det.checkpoints import is_address
     from slab_det.layers import prepbn_modules
     from slab_det.mm.config_walk import is_pretrained, walk_dicts
@@ -96,7 +96,7 @@ def load_start(cfg, model) -> None:
 
 
 def draw(schedule, title: str):
-    """A figure of two panels: learning rates above, the ratio below."""
+    """Return a figure of two panels: learning rates above, the ratio below."""
     from matplotlib.figure import Figure
 
     iterations = len(next(iter(schedule.rates.values())))
@@ -131,7 +131,7 @@ def draw(schedule, title: str):
 
 
 def describe(schedule) -> str:
-    """The schedule in words, one fact a line."""
+    """Return the schedule in words, one fact per line."""
     iterations = len(next(iter(schedule.rates.values())))
     lines = [f'{iterations} iterations of {schedule.batch_size} images']
     if schedule.epoch_length is not None:

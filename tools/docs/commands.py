@@ -18,8 +18,8 @@ FOREIGN = (
     *('cd', 'cp', 'export', 'git', 'ls', 'mkdir', 'pip', 'pytest', 'python', 'tensorboard'),
     *('lint-imports', 'pre-commit', 'ruff'),
 )
-#: Scripts that need a cluster: the tool that each starts, which of its own arguments it hands to
-#: the tool first, and how many it needs. The arguments are checked, nothing is started.
+#: Scripts that need a cluster: the tool that each starts, which of its arguments it passes to the
+#: tool first, and how many it needs. The arguments are checked, nothing is started.
 WRAPPERS = {
     'dist_train.sh': ('train.py', slice(0, 1), 2),
     'dist_test.sh': ('test.py', slice(0, 2), 3),
@@ -207,7 +207,7 @@ def _check_mim(command: Command, root: Path) -> None:
 
 def load_script(script: Path) -> ModuleType:
     """Import a script as a module, anew at each call."""
-    # Under a name of its own: tools/test.py must not become the module `test`.
+    # Under another name: tools/test.py must not become the module `test`.
     name = f'script_{script.stem}'
     spec = importlib.util.spec_from_file_location(name, script)
     module = importlib.util.module_from_spec(spec)

@@ -61,7 +61,7 @@ def error_curves(truth, results: Sequence[dict[str, Any]], kind: str = 'bbox') -
         InputError: no category has objects, or nothing was detected.
     """
     if not results:
-        raise InputError('results: there is no detection to analyse.')
+        raise InputError('results is empty: there are no detections to analyse.')
     categories = truth.loadCats(truth.getCatIds())
     counted = {one['category_id'] for one in truth.anns.values() if not one.get('iscrowd')}
     chosen = [one for one in categories if one['id'] in counted]

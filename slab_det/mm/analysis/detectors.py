@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from .multiply_adds import Cost, count_costs
 
-#: What a second stage gets that has no first one (Fast R-CNN).
+#: Proposals for a second stage without a first one (Fast R-CNN).
 NUM_PROPOSALS = 1000
 
 
@@ -52,7 +52,7 @@ def detector_cost(detector: nn.Module, shape: tuple[int, int]) -> dict[str, Cost
 
 def proposals_of(detector: nn.Module) -> int | None:
     """Return how many proposals the second stage gets: ``test_cfg.rpn.max_per_img``, 1000 if
-    they come from outside; None if there is no second stage or it has learned proposals."""
+    they come from outside; None without a second stage or with learned proposals."""
     if getattr(detector, 'roi_head', None) is None:
         return None
     if getattr(detector, 'rpn_head', None) is None:

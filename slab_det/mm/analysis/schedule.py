@@ -21,8 +21,8 @@ class Schedule:
         rates: learning rates, float (iterations,), by the groups of parameters that differ in
             theirs; the keys are the groups' rates in the config.
         parameters: number of parameters in each group of ``rates``.
-        ratio: PRepBN's ratio, float (iterations,); None where the config has no PRepBNHook.
-        epoch_length: iterations of an epoch, or None where the loop counts iterations.
+        ratio: PRepBN's ratio, float (iterations,); None if the config has no PRepBNHook.
+        epoch_length: iterations of an epoch, or None if the loop counts iterations.
         accumulation: iterations for each step of the optimizer.
         batch_size: images per iteration, of all processes.
     """
@@ -142,7 +142,7 @@ class _Optimizer:
 
 
 def _optimizer_of(cfg, model: nn.Module) -> _Optimizer:
-    """An optimizer with one parameter for each of the learning rates of the config's."""
+    """Return an optimizer with one parameter for each learning rate of the config."""
     from mmengine.optim import OptimWrapper
 
     from slab_det.mm.optim import build_plain

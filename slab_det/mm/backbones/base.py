@@ -31,7 +31,7 @@ class SLABBackbone(BaseModule):
 
     Args:
         net: the transformer.
-        out_indices: stages whose maps are returned, in rising order.
+        out_indices: stages whose maps are returned, in ascending order.
         out_norm_cfg: norm of every output, a config that mmcv builds and that takes channels
             last; None returns the raw maps.
         frozen_stages: 0 freezes the patch embedding, k > 0 the first k stages and their output
@@ -63,7 +63,7 @@ class SLABBackbone(BaseModule):
             or list(out_indices) != sorted(set(out_indices))
         ):
             raise ValueError(
-                f'out_indices must be rising numbers of stages, 0 to {stages - 1}, but '
+                f'out_indices must be numbers of stages in ascending order, 0 to {stages - 1}, but '
                 f'got {tuple(out_indices)}.'
             )
         if not -1 <= frozen_stages <= stages:
@@ -137,7 +137,7 @@ class SLABBackbone(BaseModule):
                 are read on the CPU and copied to where the parameters are.
 
         Raises:
-            FileNotFoundError, CheckpointError: there is no such file, or it does not fit.
+            FileNotFoundError, CheckpointError: the file does not exist, or does not fit.
         """
         content = open_checkpoint(checkpoint)
         source, taken = select_weights(content, prefix, ema)

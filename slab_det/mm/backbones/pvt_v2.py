@@ -15,7 +15,7 @@ from .pvt import WIDTHS
 class SLABPyramidVisionTransformerV2(SLABBackbone):
     """Pyramid Vision Transformer v2 with PRepBN and simplified linear attention, for detection.
 
-    Every stage ends with a norm of its own, which is the output's norm; there is no
+    Every stage ends with a norm, which also serves as the output's norm, so there is no
     ``out_norm_cfg``.
 
     Args:

@@ -69,7 +69,7 @@ def _from_timm(source: str, name: str) -> dict[str, Any]:
     described = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
     if described is not None and described.custom_load:
         raise CheckpointError(
-            f'checkpoint {source} is in a format that timm reads with code of its own; save '
+            f'checkpoint {source} is in a format that timm reads with its own code; save '
             'the state_dict() of the model in a file and give its path.'
         )
     try:

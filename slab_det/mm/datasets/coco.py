@@ -18,7 +18,7 @@ def encode_rle(mask: np.ndarray) -> dict[str, list[int]]:
         mask: bool (H, W).
 
     Returns:
-        ``{'size': [H, W], 'counts': [...]}``, runs of 0 and 1 in turn, down the columns, starting
+        ``{'size': [H, W], 'counts': [...]}``, alternate runs of 0 and 1, down the columns, starting
         with the run of 0 (of length 0 if the first pixel is 1).
     """
     pixels = np.asarray(mask, bool).ravel(order='F')

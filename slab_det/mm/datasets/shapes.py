@@ -20,7 +20,7 @@ _SUBPIXEL_BITS = 4
 
 
 def _regular(corners: int, radii: Sequence[float] = (1.0,)) -> np.ndarray:
-    """Corners on circles of the given radii in turn, the first one pointing up."""
+    """Return corners on circles of the given radii, alternately, the first one pointing up."""
     angles = [2 * math.pi * i / corners - math.pi / 2 for i in range(corners)]
     return np.array(
         [

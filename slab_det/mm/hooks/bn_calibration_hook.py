@@ -38,14 +38,14 @@ STATE_KEY = 'bn_calibration'
 class BNCalibrationHook(Hook):
     """Evaluates and saves models whose BatchNorm statistics are true averages over images.
 
-    The statistics are those of :func:`slab_det.statistics.calibrate_batch_norm` over images of the
-    training data that go through the pipeline of the test, one at a time: no flip, no batch
-    padding. With ``EMAHook`` they are those of the averaged model.
+    The statistics are those of :func:`slab_det.statistics.calibrate_batch_norm` over training
+    images that pass through the test pipeline one at a time, without flips or batch padding. With
+    ``EMAHook`` they are those of the averaged model.
 
-    Training itself goes on with its running statistics: they are put back after validation, random
-    numbers too, and a checkpoint with calibrated statistics holds them besides, for a resumption.
-    So a training with the hook has the losses of one without, and ends with the same
-    parameters. Only ``freeze_from`` changes it.
+    Training itself continues with its running statistics: these and the random-number states are
+    restored after validation, and a checkpoint with calibrated statistics also holds the running
+    ones, to resume from. Training with the hook therefore has the same losses as without it and
+    ends with the same parameters. Only ``freeze_from`` changes it.
 
     Args:
         num_images: number of images, spread evenly over the data set; of all processes together.
@@ -57,12 +57,12 @@ class BNCalibrationHook(Hook):
             calibrated.
         at_test: calibrate before a test; a test after training has them from ``at_end``.
         freeze_from: the paper's phase ("freeze the model parameters and exclusively update the
-            statistics"): from here on, an ``int`` of epochs (or iterations with
-            ``by_epoch=False``) or a ``float`` as a fraction of training, the training iterations go
-            on with frozen parameters and without drop path and dropout; only the running statistics
-            move. None: no such phase. Not before the ratio of PRepBN has arrived, or the norms
-            change under parameters that cannot follow; at the end of training, nothing would
-            freeze: the hook warns of both. ``EMAHook`` goes on averaging.
+            statistics"). From this point, an ``int`` of epochs (or iterations with
+            ``by_epoch=False``) or a ``float`` as a fraction of training, training continues with
+            frozen parameters and without drop path and dropout; only the running statistics move.
+            None: no such phase. The hook warns if the phase begins before the ratio of PRepBN has
+            reached its end, so that norms change under parameters that cannot follow, or not before
+            the end of training, so that nothing freezes. ``EMAHook`` continues to average.
         by_epoch: whether a whole number ``freeze_from`` counts epochs or iterations.
         fit_layer_norm: before the first iteration of a training that starts at ratio 1, begin the
             RepBN branch where the LayerNorm is, see
@@ -70,9 +70,9 @@ class BNCalibrationHook(Hook):
             with LayerNorm.
         include_frozen, max_passes, tolerance: see
             :func:`~slab_det.statistics.calibrate_batch_norm`.
-        dataset: images to calibrate with, a data set or its config, with the pipeline that they
-            shall pass. Default: that of ``train_dataloader`` with the pipeline of
-            ``val_dataloader``, or ``test_dataloader``.
+        dataset: images to calibrate with, a data set or its config, including their pipeline.
+            Default: that of ``train_dataloader`` with the pipeline of ``val_dataloader``, or of
+            ``test_dataloader``.
         num_workers: processes that read the images.
 
     Raises:
@@ -344,7 +344,7 @@ class BNCalibrationHook(Hook):
 
 
 def _no_update(loss, *args, **kwargs) -> None:
-    """Stands in for ``OptimWrapper.update_params`` while parameters are frozen."""
+    """Do nothing, in place of ``OptimWrapper.update_params``, while parameters are frozen."""
 
 
 def _drops(module: nn.Module) -> bool:

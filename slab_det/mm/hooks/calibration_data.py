@@ -1,4 +1,4 @@
-"""Images for the calibration of norms, and how far it is."""
+"""Images for the calibration of norms, and its progress."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -32,7 +32,7 @@ def images_as_tested(
     ):
         if not isinstance(loader, Mapping):
             raise InputError(
-                f'{name} is {type(loader).__name__} and not a config, so that the images to '
+                f'{name} is a {type(loader).__name__} and not a config, so that the images to '
                 'calibrate with cannot be found: make it one, or (in BNCalibrationHook) give '
                 'them as dataset=dict(...), with the pipeline of the test.'
             )
@@ -74,7 +74,7 @@ def check_dataset(dataset: Any) -> None:
 
 def calibration_loader(dataset: Any, num_images: int, num_workers: int = 0) -> DataLoader:
     """Return a loader of this process's share of ``num_images`` images, one a batch, that are
-    spread evenly over ``dataset``, all of them where it has fewer.
+    spread evenly over ``dataset``, all of them if it has fewer.
 
     It draws nothing from the random numbers of training.
 
@@ -98,7 +98,7 @@ def calibration_loader(dataset: Any, num_images: int, num_workers: int = 0) -> D
 
 
 def progress_bar(batches: DataLoader, number: int, title: str = 'calibration') -> Iterable[Any]:
-    """Return ``batches``, of pass ``number``; the first process shows how far ``title`` is."""
+    """Return ``batches``, of pass ``number``; the first process shows their progress."""
     return progress(batches, f'{title}, pass {number}') if is_main_process() else batches
 
 

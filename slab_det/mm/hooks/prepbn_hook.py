@@ -16,7 +16,7 @@ from slab_det.values import check_count, check_flag, is_count
 from .training_points import UNIT, check_only_one, to_iterations
 
 STATE_KEY = 'prepbn_hook'
-#: A running variance that has grown by more than this since the first look is running away.
+#: A running variance that has grown by more than this since the first check diverges.
 VARIANCE_GROWTH = 1000.0
 
 
@@ -24,19 +24,17 @@ VARIANCE_GROWTH = 1000.0
 class PRepBNHook(Hook):
     """Drives the ratio ``g`` of every PRepBN of the model, once per training iteration.
 
-    ``PRepBN(x) = g * LN(x) + (1 - g) * RepBN(x)``; ``g`` goes from the value that the model
-    brings along to ``end_ratio`` between ``begin`` and ``end``, see
-    :func:`~slab_det.layers.scheduled_ratio`; a :class:`~slab_det.layers.PRepBNScheduler` sets
-    it. It depends on nothing but the
-    iteration, so all processes agree, and gradient accumulation, activation checkpointing or
-    several forward passes do not move it. Each iteration's ratio is logged as
-    ``prepbn_ratio``. A resumed run goes on along the same line: the value that the ratio
-    started from is in the checkpoint. Averaged models (``EMAHook``) get the current ratio
-    instead of an average of ratios.
+    ``PRepBN(x) = g * LN(x) + (1 - g) * RepBN(x)``; ``g`` goes from its value in the model to
+    ``end_ratio`` between ``begin`` and ``end``, see :func:`~slab_det.layers.scheduled_ratio`; a
+    :class:`~slab_det.layers.PRepBNScheduler` sets it. It depends only on the iteration, so all
+    processes agree, and gradient accumulation, activation checkpointing or several forward passes
+    do not move it. Each iteration's ratio is logged as ``prepbn_ratio``. A resumed run continues
+    the same schedule, because the checkpoint holds the ratio that it started from. Averaged models
+    (``EMAHook``) get the current ratio instead of an average of ratios.
 
     ``begin`` and ``end`` say where in training they lie in one of two ways:
 
-    - an ``int`` counts epochs, or iterations where ``by_epoch=False``, as in mmengine's
+    - an ``int`` counts epochs, or iterations with ``by_epoch=False``, as in mmengine's
       parameter schedulers (the ratio moves at every iteration in both cases);
     - a ``float`` from 0.0 to 1.0 is a fraction of the whole training. Mind that ``end=1`` is
       the end of the first epoch, ``end=1.0`` the end of training, where the last iteration
@@ -46,19 +44,19 @@ class PRepBNHook(Hook):
         schedule: ``'linear'`` (the paper's), ``'cosine'`` or ``'step'``.
         start_ratio: ratio until ``begin``. Default: the one in the model, which is 1 for new
             weights and LayerNorm checkpoints and 0 for finished PRepBN checkpoints.
-        end_ratio: ratio from ``end`` on.
+        end_ratio: ratio at and after ``end``.
         begin: where the ratio starts to move.
         end: where it arrives. The default, four fifths of training, helped users of the
             paper's code who met NaN with shorter schedules.
         by_epoch: whether whole numbers count epochs or iterations.
         num_steps: number of equal drops of ``schedule='step'``.
         allow_missing: do nothing if the model has no PRepBN, instead of raising.
-        check_interval: look for running variances that run away every so many iterations
-            (which waits for the GPU once); 0 never looks.
+        check_interval: number of iterations between two checks for diverging running variances
+            (each of which waits for the GPU once); 0 never checks.
 
-    A schedule that cannot end well, a ratio that jumps at a resumption, statistics that stay those
-    of a new BatchNorm while the ratio falls, a loss that is not finite and a running variance that
-    runs away are warned of once each; docs/training.md says what to do.
+    The hook warns once each of a schedule that cannot end well, a ratio that jumps when training
+    resumes, statistics that stay those of a new BatchNorm while the ratio falls, a loss that is not
+    finite and a running variance that diverges; docs/training.md says what to do.
 
     Raises:
         InputError: an argument is out of its range, ``end`` does not lie after ``begin``, the
@@ -259,7 +257,7 @@ class PRepBNHook(Hook):
                 'copy',
                 f'the statistics of {len(copies)} PRepBN, such as {copies[0]}, stay at the mean 0 '
                 'and variance 1 of a new BatchNorm while the ratio falls, since they belong to a '
-                'copy that gets the weights of another part of the model and not its buffers: '
+                'copy that receives the weights of another part of the model but not its buffers: '
                 'copy these too (skip_buffer=False of MeanTeacherHook).',
             )
         frozen = [name for name in frozen if name not in copies]
@@ -322,8 +320,8 @@ def _is_new(norm: PRepBN) -> bool:
 
 
 def _copies(model: nn.Module, norms: dict[str, PRepBN], names: list[str]) -> list[str]:
-    """Return those of ``names`` that lie in a part of ``model`` which is in evaluation mode as a
-    whole, as a teacher is, and have their like in another part that is trained."""
+    """Return those of ``names`` in a part of ``model`` that is in evaluation mode as a whole, like a
+    teacher, and has a counterpart in another part that is trained."""
     trained = {name.partition('.')[2] for name, norm in norms.items() if norm.repbn.bn.training}
     split = [(name, *name.partition('.')[::2]) for name in names]
     return [
@@ -334,7 +332,7 @@ def _copies(model: nn.Module, norms: dict[str, PRepBN], names: list[str]) -> lis
 
 
 def _warmup_end(runner) -> float:
-    """Iteration at which the last learning rate warm-up ends; 0 without one."""
+    """Return the iteration at which the last learning rate warm-up ends; 0 without one."""
     schedulers = runner.param_schedulers or []
     if isinstance(schedulers, dict):
         schedulers = [scheduler for group in schedulers.values() for scheduler in group]

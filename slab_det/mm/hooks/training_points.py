@@ -1,4 +1,4 @@
-"""What hooks check alike, and where in training a point lies."""
+"""Checks that hooks share, and points of training as iterations."""
 
 import math
 from collections.abc import Sized
@@ -16,8 +16,8 @@ UNIT = 'epochs or iterations'
 def check_only_one(hook: Hook, runner) -> None:
     """Check that ``runner`` has no second hook of the class of ``hook``.
 
-    One may come from the inherited ``custom_hooks``; both would work on the same norms, and the
-    last one would win unnoticed.
+    One may come from inherited ``custom_hooks``; both would change the same norms, and the last one
+    would silently win.
 
     Raises:
         InputError: it has.

@@ -16,17 +16,17 @@ class ValidTokensHook(Hook):
     """Let PRepBN and RepBN count the tokens of images only, not those of padding.
 
     mmdet pads the images of a batch to the largest one. At test time an image comes alone, so
-    that statistics over zeros are those of another network. This hook takes the size of each
-    image, ``img_shape``, from the data samples that the data preprocessor returns, and tells
-    the norms which tokens an image would have on its own; mean and variance, in the forward and
-    in the backward pass and in the running statistics, are over these. Padded tokens are
-    normalised by the same mean and variance, and take part in attention as before. If all images
-    fill the batch, nothing changes.
+    statistics that include the padding do not fit. This hook takes the size of each image,
+    ``img_shape``, from the data samples that the data preprocessor returns, and tells the norms
+    which tokens an image would have alone. Mean and variance, in the forward and the backward pass
+    and in the running statistics, are over these tokens. Padded tokens are normalised by the same
+    mean and variance, and take part in attention as before. If all images fill the batch, nothing
+    changes.
 
-    Norms of any backbone are served that get tokens ``(B, H * W, C)`` or maps ``(B, H, W, C)``,
-    such as mmdet's Swin Transformer with ``norm_cfg=dict(type='PRepBN')``; those of backbones
-    that are not from this package need batches padded to a multiple of their largest stride
-    (``pad_size_divisor=32``). What ``Pad`` adds in a pipeline counts as image.
+    It works for norms of any backbone whose inputs are tokens ``(B, H * W, C)`` or maps ``(B, H, W,
+    C)``, such as mmdet's Swin Transformer with ``norm_cfg=dict(type='PRepBN')``; backbones from
+    outside this package need batches padded to a multiple of their largest stride
+    (``pad_size_divisor=32``). What ``Pad`` adds in a pipeline counts as part of the image.
 
     Raises:
         InputError: in training, the data samples have no ``img_shape``, or a norm gets tokens

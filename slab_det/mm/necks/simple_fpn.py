@@ -21,7 +21,8 @@ class SimpleFPN(BaseModule):
     Args:
         in_channels: channels C of the map, or a sequence that holds nothing else.
         out_channels: channels of every level.
-        scales: sizes of the levels over the map's, in falling order; each one of 4, 2, 1 and 0.5.
+        scales: sizes of the levels over the map's, in descending order; each one of 4, 2, 1 and
+            0.5.
         num_outs: number of levels; those beyond ``scales`` halve the one before.
         init_cfg: initialisation, see mmengine's ``BaseModule``.
 
@@ -56,7 +57,8 @@ class SimpleFPN(BaseModule):
             in_channels = in_channels[0]
         if not scales or set(scales) - {4, 2, 1, 0.5} or list(scales) != sorted(set(scales))[::-1]:
             raise ValueError(
-                f'scales must be some of 4, 2, 1 and 0.5, falling, but got {tuple(scales)}.'
+                'scales must be some of 4, 2, 1 and 0.5 in descending order, but got '
+                f'{tuple(scales)}.'
             )
         if num_outs < len(scales):
             raise ValueError(

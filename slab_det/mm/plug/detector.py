@@ -31,7 +31,7 @@ def find_config(config: str) -> str:
     """Return the file of ``config``, a path or ``PACKAGE::NAME`` as ``_base_`` takes it.
 
     Raises:
-        InputError: there is no such file; with the nearest name in the package's configs.
+        InputError: the file does not exist; the message gives the nearest name that does.
     """
     if '::' not in config:
         return config
@@ -56,7 +56,7 @@ def load_detector(config: str) -> Config:
     """Load a config with a model that has one backbone.
 
     Raises:
-        InputError: it is no such config; the message says what is wrong.
+        InputError: it is not such a config; the message says what is wrong.
     """
     cfg = _inherited(config) if '::' in config else read_config(config)
     model = cfg.get('model')

@@ -9,7 +9,7 @@ from slab_det.mm.config_walk import walk_dicts
 from .detector import Maps
 from .notes import Noting
 
-#: Parts of a model that are no modules and read no maps.
+#: Parts of a model that are not modules and do not read maps.
 _SETTINGS = ('backbone', 'data_preprocessor', 'train_cfg', 'test_cfg', 'init_cfg')
 #: Size of a level of SimpleFPN over its map.
 _SCALES = (4, 2, 1, 0.5)
@@ -44,7 +44,7 @@ def adapt_levels(
     if list(old.strides) != sorted(set(old.strides)):
         raise InputError(
             f'the {model["type"]} of {config} reads maps of strides {_and(old.strides)}, which '
-            'are no pyramid: it cannot take this backbone'
+            'are not a pyramid: it cannot take this backbone'
         )
     skipped = _skip_first_levels(model, len(old.strides))
     wanted = old.strides[skipped:]

@@ -1,4 +1,4 @@
-"""What a new backbone changes in a detection config."""
+"""The changes that a new backbone makes in a detection config."""
 
 from copy import deepcopy
 from typing import Any, NamedTuple
@@ -93,7 +93,7 @@ def _weights(backbone: dict[str, Any], init_cfg: dict[str, Any], note: Noting) -
 
 
 def _forget(backbone: dict[str, Any], note: Noting) -> None:
-    """Name the habits of the old backbone that do not come along."""
+    """Note the options of the old backbone that are not carried over."""
     habits = [
         f'{key}={backbone[key]!r}'
         for key in ('frozen_stages', 'norm_eval', 'dcn', 'plugins', 'with_cp')

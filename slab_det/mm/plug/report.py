@@ -1,4 +1,4 @@
-"""What plugging changed, for a reader."""
+"""The changes that plugging made, as text."""
 
 import textwrap
 from typing import Any
@@ -70,7 +70,7 @@ def trial_text(trial: Trial | None) -> str:
 
 
 def shown(value: Any, before: Any = None) -> str:
-    """Return a setting in few words; of a list with old entries only what is new."""
+    """Return a setting in a few words; of a list that keeps old entries, only the new ones."""
     if value is None:
         return '-'
     if isinstance(value, dict) and 'type' in value:

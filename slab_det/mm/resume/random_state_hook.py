@@ -25,29 +25,29 @@ STATE_KEY = 'random_states'
 
 @HOOKS.register_module()
 class RandomStateHook(Hook):
-    """Saves what mmengine's checkpoints lack, and puts it back when a run resumes.
+    """Saves what mmengine's checkpoints lack, and restores it when a run resumes.
 
     A run that was killed and resumed from any checkpoint, by epoch or by iteration, in the
-    middle of an epoch or of a gradient accumulation, goes on as the uninterrupted run did:
+    middle of an epoch or of a gradient accumulation, continues as the uninterrupted run did:
 
     - the states of the random-number generators of Python, numpy and torch (and of the GPU in
       use), of every process, are restored before the first iteration;
-    - validation leaves the generators as it found them, so it does not matter which of the two
-      runs did it;
+    - validation leaves the generators as it found them, so it makes no difference which of the two
+      runs validated;
     - augmentation does not depend on the history of a data-loader worker: the generators are
       reseeded for each sample from seed, epoch, its position there and its index;
-    - batches that were trained on are left out without being read, both in
+    - batches that were trained on are skipped without being read, both in
       ``EpochBasedTrainLoop``, which would begin the epoch again, and in
       ``IterBasedTrainLoop``, which would read them all;
-    - gradients that wait for the next update are saved too.
+    - gradients that await the next update are saved too.
 
     Only resuming restores; ``load_from`` takes nothing but weights. Not covered are transforms
-    that remember earlier samples, and randomness of libraries with generators of their own.
+    that remember earlier samples, and the randomness of libraries with their own generators.
     With several processes the states of all are collected when an epoch ends, before validation,
     and after each iteration for which a ``CheckpointHook`` saves, before other hooks act on it.
     """
 
-    # Early: the other hooks shall meet the data loader that is really used.
+    # Early, so that the other hooks see the data loader that is really used.
     priority = 'VERY_HIGH'
 
     def __init__(self) -> None:
@@ -230,7 +230,7 @@ def _fresh_loader(runner, seed: int) -> DataLoader:
 
 
 def _count_from(loop: EpochBasedTrainLoop, first: int) -> None:
-    """Number the batches of this epoch from ``first``, as in the epoch that was cut."""
+    """Count the batches of this epoch from ``first``, as in the interrupted epoch."""
     run_iter = loop.run_iter
     loop.run_iter = lambda idx, data_batch: run_iter(idx + first, data_batch)
 

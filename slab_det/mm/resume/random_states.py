@@ -15,7 +15,7 @@ def capture_states(cuda: bool = True) -> dict:
     ``weights_only=True`` reads them.
 
     Args:
-        cuda: include the generator of the current GPU, where one is in use.
+        cuda: include the generator of the current GPU, if one is in use.
     """
     version, internal, gauss = random.getstate()
     numpy_state = np.random.get_state(legacy=False)
@@ -66,11 +66,11 @@ def states_kept() -> Iterator[None]:
 
 @contextmanager
 def seeded(entropy: Sequence[int]) -> Iterator[None]:
-    """Inside, the generators on the CPU depend on ``entropy`` alone; afterwards they go on as if
-    nothing had happened.
+    """Seed the generators on the CPU from ``entropy`` inside the block; afterwards they continue as
+    if nothing had been drawn.
 
     Args:
-        entropy: whole numbers from 0 on, of any size and number.
+        entropy: any number of non-negative integers of any size.
     """
     python_state, numpy_state = random.getstate(), np.random.get_state()
     torch_state = torch.get_rng_state()

@@ -203,4 +203,4 @@ class Placeholders:
         return None
 
     def skip_iter(self, num_iters: int) -> None:
-        """What the loop of a maintained mmengine fork calls instead."""
+        """Skip nothing; a maintained fork of mmengine calls this instead of iterating."""

@@ -80,7 +80,7 @@ def test_swin_with_prepbn_costs_what_mmdets_swin_costs():
 
 
 class Parts(nn.Module):
-    """Calls a part of a child, a method of a child and an operator of its own."""
+    """Calls a part of a child, a method of a child and an operator directly."""
 
     def __init__(self):
         super().__init__()

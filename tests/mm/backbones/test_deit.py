@@ -42,7 +42,7 @@ def test_published_weights_give_the_published_features_after_the_closing_norm(
         (out,) = backbone.eval()(golden.images())
     assert out.shape == (2, *backbone.out_channels, 14, 14) and backbone.strides == (16,)
     case = 'eval/224x224/0'
-    # The class token comes first in the golden tokens and is no part of the map.
+    # The class token comes first in the golden tokens and is not part of the map.
     index = torch.from_numpy(file[f'{case}/index'])
     place = torch.unravel_index(index, file[f'{case}/shape'].tolist())
     token = place[1] - int(kind == 'S')
@@ -137,7 +137,7 @@ def test_checkpoints_that_do_not_fit_are_refused(change, message, tmp_path):
         (dict(norm_cfg=dict(type='BN')), "norm type must be one of .* but got 'BN'"),
         (
             dict(out_indices=(0, 3)),
-            r'out_indices must be rising numbers of stages, 0 to 2, but got \(0, 3\)',
+            r'out_indices must be numbers of stages in ascending order, 0 to 2, but got \(0, 3\)',
         ),
         (
             dict(frozen_stages=4),

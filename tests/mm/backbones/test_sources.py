@@ -173,7 +173,7 @@ def test_weights_with_code_of_timms_own_are_refused():
     custom = next(
         name for name in timm.list_pretrained('vit_*') if timm.get_pretrained_cfg(name).custom_load
     )
-    with pytest.raises(CheckpointError, match='with code of its own; save the state_dict'):
+    with pytest.raises(CheckpointError, match='with its own code; save the state_dict'):
         open_checkpoint(f'timm://{custom}')
 
 

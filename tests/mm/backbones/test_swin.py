@@ -213,7 +213,7 @@ def test_deploy_builds_the_network_that_reparameterizing_gives():
         (dict(norm_cfg=dict(type='BN')), "norm type must be one of .* but got 'BN'"),
         (
             dict(out_indices=(0, 3)),
-            r'out_indices must be rising numbers of stages, 0 to 2, but got \(0, 3\)',
+            r'out_indices must be numbers of stages in ascending order, 0 to 2, but got \(0, 3\)',
         ),
         (dict(out_indices=(1, 0)), 'out_indices must be rising'),
         (

@@ -292,7 +292,7 @@ def test_the_phase_updates_statistics_and_nothing_else(make_runner, by_epoch, fr
         model.last.bias.requires_grad_(False)  # by the user, for good
         model.attention = nn.MultiheadAttention(
             CHANNELS, 1, dropout=0.5
-        )  # its dropout is no module
+        )  # its dropout is not a module
         dropped, attention_drops = [], []
         model.drop.register_forward_hook(
             lambda module, _, out: dropped.append(bool((out == 0).any()))

@@ -59,8 +59,8 @@ def test_a_map_of_one_token_has_every_level():
     'arguments, message',
     [
         (dict(in_channels=[8, 16]), r'in_channels must be that of one map, but got \(8, 16\)'),
-        (dict(scales=(4, 3)), r'scales must be some of 4, 2, 1 and 0.5, falling, but got \(4, 3\)'),
-        (dict(scales=(1, 2)), r'falling, but got \(1, 2\)'),
+        (dict(scales=(4, 3)), r'some of 4, 2, 1 and 0.5 in descending order, but got \(4, 3\)'),
+        (dict(scales=(1, 2)), r'in descending order, but got \(1, 2\)'),
         (dict(scales=()), 'scales must be some of'),
         (dict(num_outs=3), 'num_outs must be 4 or more.*but got 3'),
     ],

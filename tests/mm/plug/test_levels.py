@@ -174,7 +174,7 @@ def test_one_scale_is_enough_where_its_stride_is_read():
         (
             Maps((256, 256), (4, 4)),
             SWIN,
-            'the Some of some.py reads maps of strides 4, 4, which are no pyramid',
+            'the Some of some.py reads maps of strides 4, 4, which are not a pyramid',
         ),
         (
             Maps((256, 512, 1024, 2048), (8, 16, 32, 64)),
