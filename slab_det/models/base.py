@@ -1,9 +1,11 @@
-"""What all transformers of this package share: stages, feature extraction, the head."""
+"""What all transformers of this package share: stages, feature extraction, head, entry points."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
-from timm.layers import trunc_normal_
+from timm.layers import ClassifierHead, trunc_normal_
+from timm.models import build_model_with_cfg
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -19,6 +21,34 @@ class FeatureStages(nn.Module):
 
     #: Ends of names of parameters that take no weight decay besides norms and biases.
     no_decay: tuple[str, ...] = ('positional_encoding',)
+
+    def add_head(
+        self,
+        dims: Sequence[int],
+        stride: int,
+        norm: nn.Module,
+        num_classes: int,
+        global_pool: str,
+        drop_rate: float,
+    ) -> None:
+        """Add the closing norm, the classifier and the description of the stages.
+
+        Args:
+            dims: channels per stage.
+            stride: pixels between the tokens of the first stage; every stage doubles them.
+            norm: the closing norm.
+            num_classes, global_pool, drop_rate: of timm's classifier head.
+        """
+        self.num_classes = num_classes
+        self.num_features = self.head_hidden_size = dims[-1]
+        self.feature_info = [
+            dict(num_chs=dim, reduction=stride * 2**i, module=f'layers.{i}')
+            for i, dim in enumerate(dims)
+        ]
+        self.norm = norm
+        self.head = ClassifierHead(
+            dims[-1], num_classes, pool_type=global_pool, drop_rate=drop_rate, input_fmt='NHWC'
+        )
 
     def forward_stages(self, x: Tensor, last: int | None = None) -> list[tuple[Tensor, int, int]]:
         """Return ``(tokens, H, W)`` of every stage up to number ``last``, tokens ``(B, H * W, C)``."""
@@ -109,10 +139,44 @@ class FeatureStages(nn.Module):
         return {name for name, _ in self.named_parameters() if name.endswith(self.no_decay)}
 
     @torch.jit.ignore
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Group parameters by depth, for layer-wise learning rates."""
+        blocks = [
+            (r'^layers\.(\d+)\.(?:downsample|absolute_pos_embed)', (0,)),
+            (r'^layers\.(\d+)\.blocks\.(\d+)', None),
+            (r'^(?:layers\.(\d+)\.)?norm', (99999,)),
+        ]
+        return dict(stem=r'^patch_embed', blocks=r'^layers\.(\d+)' if coarse else blocks)
+
+    @torch.jit.ignore
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute the blocks' activations in the backward pass to save memory."""
         for stage in self.layers:
             stage.grad_checkpointing = enable
+
+
+class Stage(nn.Module):
+    """A change of the map, where there is one, and a row of blocks.
+
+    Args:
+        downsample: makes the tokens ``(B, H * W, C)``, H and W of this stage of the ones before; None
+            leaves them as they are.
+        blocks: map tokens, height and width to tokens of the same shape.
+    """
+
+    def __init__(self, downsample: nn.Module | None, blocks: Iterable[nn.Module]) -> None:
+        super().__init__()
+        self.grad_checkpointing = False
+        self.downsample = downsample
+        self.blocks = nn.ModuleList(blocks)
+
+    def forward(self, x: Tensor, height: int, width: int) -> tuple[Tensor, int, int]:
+        """Map ``(B, height * width, C)`` to this stage's tokens; return them, H and W."""
+        if self.downsample is not None:
+            x, height, width = self.downsample(x, height, width)
+        for block in self.blocks:
+            x = run_block(block, x, height, width, self.grad_checkpointing)
+        return x, height, width
 
 
 def run_block(block: nn.Module, x: Tensor, height: int, width: int, checkpointing: bool) -> Tensor:
@@ -137,3 +201,73 @@ def init_linear(module: nn.Module) -> None:
         trunc_normal_(module.weight, std=0.02)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
+
+
+def check_attn_types(attn_types: str, stages: int) -> None:
+    """Raise ValueError unless ``attn_types`` holds an 'L' or 'S' per stage."""
+    if len(attn_types) != stages or set(attn_types) - set('LS'):
+        raise ValueError(
+            f"attn_types must hold one letter per stage, 'L' (linear) or 'S' (softmax), {stages} "
+            f'in all, but got {attn_types!r}.'
+        )
+
+
+def check_lengths(stages: int, **per_stage: Sequence[Any]) -> None:
+    """Raise ValueError unless every argument holds one entry per stage."""
+    for name, values in per_stage.items():
+        if len(values) != stages:
+            raise ValueError(
+                f'{name} must hold one entry per stage, {stages} in all, but got {tuple(values)}.'
+            )
+
+
+def pretrained_cfg(**kwargs: Any) -> dict[str, Any]:
+    """Return timm's description of pretrained weights; ``kwargs`` change it."""
+    return {
+        **dict(
+            url='',
+            num_classes=1000,
+            input_size=(3, 224, 224),
+            pool_size=(7, 7),
+            crop_pct=0.9,
+            interpolation='bicubic',
+            mean=(0.485, 0.456, 0.406),
+            std=(0.229, 0.224, 0.225),
+            first_conv='patch_embed.proj',
+            classifier='head.fc',
+            license='apache-2.0',
+        ),
+        **kwargs,
+    }
+
+
+def create_model(
+    kind: type[FeatureStages],
+    variant: str,
+    pretrained: bool,
+    kwargs: Mapping[str, Any],
+    **published: Any,
+) -> FeatureStages:
+    """Build the model of a timm entry point.
+
+    Args:
+        kind: class of the model.
+        variant: name of the entry point.
+        pretrained: load the weights of its ``pretrained_cfg``.
+        kwargs: what the user gives; it comes before
+        **published: the arguments of the published model.
+    """
+    # Imported here, since conversion reads the published sizes from the models.
+    from slab_det.checkpoints import checkpoint_filter_fn
+
+    kwargs = {**published, **kwargs}
+    # The blocks of a plain transformer have one scale: the last one's features are taken.
+    indices = tuple(range(len(kwargs['depths']))) if 'depths' in kwargs else 1
+    return build_model_with_cfg(
+        kind,
+        variant,
+        pretrained,
+        pretrained_filter_fn=checkpoint_filter_fn,
+        feature_cfg=dict(out_indices=indices, feature_cls='getter'),
+        **kwargs,
+    )
