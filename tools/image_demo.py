@@ -205,6 +205,7 @@ def main(args: argparse.Namespace) -> None:
     from mmengine.registry import init_default_scope
     from rich.progress import track
 
+    from slab_det.deploy import place_twins
     from slab_det.mm.analysis.coco_results import coco_results
 
     init_default_scope(cfg.get('default_scope', 'mmdet'))
@@ -219,6 +220,7 @@ def main(args: argparse.Namespace) -> None:
             scope=cfg.get('default_scope', 'mmdet'),
             show_progress=False,
         )
+    place_twins(inferencer.model)
     trained_for = inferencer.model.dataset_meta.get('classes')
     classes = dataset.metainfo['classes']
     if args.checkpoint is None or trained_for is None or len(trained_for) != len(classes):

@@ -148,10 +148,12 @@ def main(args: argparse.Namespace) -> None:
     from mmengine.utils import track_iter_progress
     from torch import no_grad
 
+    from slab_det.deploy import place_twins
+
     init_default_scope(cfg.get('default_scope', 'mmdet'))
     load_checkpoint(model, args.checkpoint, map_location='cpu', logger='silent')
     model.to(get_device())
-    model.eval()
+    place_twins(model).eval()
     dataset = DATASETS.build(loader.dataset)
     classes = dataset.metainfo['classes']
     digits = len(str(len(dataset)))

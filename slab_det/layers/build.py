@@ -37,6 +37,7 @@ def make_norm_layer(norm: Norm, **defaults: Any) -> Callable[[int], nn.Module]:
             f'norm type must be one of {", ".join(map(repr, NORMS))} or a callable, '
             f'but got {norm_type!r}.'
         )
+    name = next((name for name, known in NORMS.items() if known is norm_type), norm_type)
     requires_grad = kwargs.pop('requires_grad', True)
     if norm_type in NORMS.values():
         kwargs = {**defaults, **kwargs}
@@ -45,8 +46,7 @@ def make_norm_layer(norm: Norm, **defaults: Any) -> Callable[[int], nn.Module]:
         try:
             module = norm_type(num_features, **kwargs)
         except TypeError as error:
-            name = getattr(norm_type, '__name__', repr(norm_type))
-            raise TypeError(f'norm {name} cannot be built from {kwargs}: {error}') from None
+            raise TypeError(f'norm {name!r} cannot be built from {kwargs}: {error}') from None
         return module.requires_grad_(requires_grad)
 
     return build

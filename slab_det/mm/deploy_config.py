@@ -4,8 +4,8 @@ from typing import Any
 
 from mmengine.config import Config, ConfigDict
 
-#: Norms that a re-parameterized network no longer has, and hooks that need them.
-NORMS = ('PRepBN', 'RepBN')
+#: Names of norms that a re-parameterized network no longer has, and hooks that need them.
+_FOLDED = ('PRepBN', 'RepBN')
 HOOKS = ('PRepBNHook', 'BNCalibrationHook', 'ReparameterizeHook')
 
 
@@ -31,7 +31,7 @@ def _deploy(node: Any) -> Any:
         return node
     if _is_ours(node.get('type')):
         return ConfigDict({**node, 'deploy': True, 'init_cfg': None})
-    if node.get('type') in NORMS:
+    if node.get('type') in _FOLDED:
         # Running statistics are gone, so their momentum has no meaning; mmcv passes an eps itself.
         return ConfigDict(
             {

@@ -14,6 +14,6 @@ PRepBN at any ratio, and re-parameterized ones.
 """
 
 from . import cswin, deit, maps, pyramid, swin  # noqa: F401 - they register their twins
-from .registry import place_twins, remove_twins, twin_of
+from .registry import place_twins, remove_twins, twin_of, with_twins, without_twins
 
-__all__ = ['place_twins', 'remove_twins', 'twin_of']
+__all__ = ['place_twins', 'remove_twins', 'twin_of', 'with_twins', 'without_twins']

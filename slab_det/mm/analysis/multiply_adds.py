@@ -12,6 +12,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.flop_counter import flop_registry, sdpa_flop
 
+from slab_det.deploy import without_twins
+
 aten = torch.ops.aten
 
 #: Fused attention that torch's formulas leave out: what a CPU runs, and what other devices bring.
@@ -65,8 +67,9 @@ def count_costs(model: nn.Module, forward: Callable[[], Any]) -> dict[str, Cost]
     costs: dict[str, Cost] = defaultdict(Cost)
     for name, parameter in model.named_parameters():
         costs[_child(name)].parameters += parameter.numel()
-    with torch.no_grad(), _without_fused_layers(), _followed(model, costs) as running:
-        with _Counting(costs, running):
+    # Twins compute some rows around a band twice.
+    with torch.no_grad(), _without_fused_layers(), without_twins(model):
+        with _followed(model, costs) as running, _Counting(costs, running):
             forward()
     order = ['', *(name for name, _ in model.named_children())]
     return {name: costs[name] for name in order if costs[name] != Cost()}

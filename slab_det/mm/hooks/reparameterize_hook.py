@@ -6,7 +6,7 @@ from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
-from slab_det.deploy import reparameterize
+from slab_det.deploy import place_twins, reparameterize
 
 
 @HOOKS.register_module()
@@ -30,4 +30,5 @@ class ReparameterizeHook(Hook):
     def before_test_epoch(self, runner: Runner) -> None:
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         reparameterize(model, inplace=True, drop_layer_norm=self.drop_layer_norm)
+        place_twins(model)
         print_log('The model was re-parameterized for the test.', 'current')

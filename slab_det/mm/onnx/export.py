@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from slab_det.deploy import with_twins
 from slab_det.deploy.onnx.ops import traceable_padding
 
 from .metadata import KEY
@@ -38,7 +39,8 @@ def export_onnx(
     need every size that depends on the data, such as the number of boxes, to be declared.
 
     Args:
-        detector: an mmdet detector, re-parameterized where it can be.
+        detector: an mmdet detector, re-parameterized where it can be. The twins of its blocks are in
+            place while it is traced.
         path: the file; it is written whole or not at all.
         metadata: see :func:`slab_det.mm.onnx.metadata.file_metadata`.
         size: height and width of every image, for a file of that size only; by default any.
@@ -66,7 +68,7 @@ def export_onnx(
         axes['image'] = {1: 'height', 2: 'width'}
     part = path.with_name(f'.{path.name}.{os.getpid()}')
     try:
-        with torch.no_grad(), _quiet(), traceable_padding(graph):
+        with torch.no_grad(), _quiet(), traceable_padding(graph), with_twins(graph):
             torch.onnx.export(
                 graph,
                 (image,),
