@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from timm.layers import trunc_normal_
 from torch import Tensor, nn
 
+from .autocast import without_autocast
 from .cache import EvalCache
 from .folding import fold_norm_into_linear
 from .positions import GridCache
@@ -57,7 +58,7 @@ def simplified_linear_attention(
     if v.shape[1] != height * width and not upsample_values:
         raise ValueError(f'v holds {v.shape[1]} tokens, but height x width is {height} x {width}.')
     dtype = v.dtype
-    with torch.autocast(q.device.type, enabled=False):
+    with without_autocast(q):
         q, k, v = (
             x.float() if x.dtype in (torch.float16, torch.bfloat16) else x for x in (q, k, v)
         )

@@ -1,7 +1,7 @@
 """Values that are computed once: per size of a map, or while a module is evaluated.
 
-This is the one home of both caches. They serve numbers and tensors that exist; a compiler or a trace
-sees the computation instead, which is the same.
+This is the one home of both caches. They serve numbers and tensors that exist; a compiler or a
+trace sees the computation instead, which is the same.
 """
 
 from collections.abc import Callable, Hashable

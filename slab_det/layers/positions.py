@@ -29,8 +29,8 @@ def resize_grid(
             f'from_size={tuple(from_size)} does not fit the grid, which holds '
             f'{tokens.shape[1]} tokens.'
         )
-    # Sizes of a trace are tensors, whose value is not to be looked at: the trace serves other sizes.
-    # Equal ones are interpolated to the same numbers.
+    # Sizes of a trace are tensors, whose value is not to be looked at: the trace serves other
+    # sizes. Equal ones are interpolated to the same numbers.
     if not any(isinstance(side, Tensor) for side in to_size) and tuple(from_size) == tuple(to_size):
         return tokens
     # The view is a channels-last image, which is what comes out as well: nothing is copied.

@@ -51,7 +51,8 @@ class FeatureStages(nn.Module):
         )
 
     def forward_stages(self, x: Tensor, last: int | None = None) -> list[tuple[Tensor, int, int]]:
-        """Return ``(tokens, H, W)`` of every stage up to number ``last``, tokens ``(B, H * W, C)``."""
+        """Return ``(tokens, H, W)`` of every stage up to number ``last``; tokens are ``(B, H * W,
+        C)``."""
         x, height, width = self.patch_embed(x)
         outputs = []
         for stage in self.layers if last is None else self.layers[: last + 1]:
@@ -159,8 +160,8 @@ class Stage(nn.Module):
     """A change of the map, where there is one, and a row of blocks.
 
     Args:
-        downsample: makes the tokens ``(B, H * W, C)``, H and W of this stage of the ones before; None
-            leaves them as they are.
+        downsample: makes this stage's tokens ``(B, H * W, C)``, H and W of those of the stage
+            before; None leaves them as they are.
         blocks: map tokens, height and width to tokens of the same shape.
     """
 

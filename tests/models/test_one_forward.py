@@ -1,5 +1,7 @@
-"""A block has one forward pass: what surrounds the call does not choose its body, and tools that follow
-a network see that pass."""
+"""A block has one forward pass: what surrounds the call does not choose its body.
+
+Tools that follow a network (hooks, exporters, compilers, shape analysis) see that pass.
+"""
 
 import ast
 import io
@@ -18,8 +20,7 @@ WORDS = ('is_tracing', 'is_compiling', 'is_exporting', 'is_grad_enabled', 'is_cu
 
 #: What may ask, because it is not about the body of a block.
 ALLOWED = {
-    ('layers/attention.py', 'simplified_linear_attention', 'device.type'),  # autocast
-    ('layers/norms.py', '_without_autocast', 'device.type'),  # autocast
+    ('layers/autocast.py', 'autocast_device', 'device.type'),
     ('layers/norms.py', '_keep_in_graph', 'is_grad_enabled'),  # idle branch, distributed training
     ('layers/batch_norm.py', 'in_backward', 'is_compiling'),  # statistics under recomputation
     ('layers/cache.py', 'call', 'is_compiling'),  # what is kept
@@ -62,12 +63,6 @@ def test_nothing_below_deploy_chooses_a_body():
 
 SIZES = [(64, 64), (57, 91), (40, 35)]
 
-#: Compilers take their time: one family in the quick run.
-COMPILED = [
-    pytest.param(family, marks=[] if family == 'swin' else pytest.mark.slow)
-    for family in tiny_backbones.FAMILIES
-]
-
 
 def build(family):
     torch.manual_seed(0)
@@ -105,7 +100,8 @@ def test_hooks_on_norms_and_attentions_fire_once_with_whole_maps(family):
     assert all(name.split('.')[-1] in str(names) for name in ('norm1', 'norm2'))
 
 
-@pytest.mark.parametrize('family', COMPILED)
+@pytest.mark.slow
+@pytest.mark.parametrize('family', tiny_backbones.FAMILIES)
 def test_export_with_a_dynamic_batch(family):
     model = build(family)
     image = torch.randn(2, 3, 57, 91)
@@ -117,7 +113,8 @@ def test_export_with_a_dynamic_batch(family):
             assert_same(model(images), exported(images))
 
 
-@pytest.mark.parametrize('family', COMPILED)
+@pytest.mark.slow
+@pytest.mark.parametrize('family', tiny_backbones.FAMILIES)
 def test_compile_with_changing_sizes(family):
     torch._dynamo.reset()
     model = build(family)

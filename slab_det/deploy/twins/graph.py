@@ -1,7 +1,8 @@
 """Attention in windows for tracing, ONNX and ``torch.compile``.
 
-The layout of windows is part of the graph, so that it serves sizes which it was not made with. Tokens
-move in one gather each way, which fuses and exports better than the scatter that suits training.
+The layout of windows is part of the graph, so that it serves sizes which it was not made with.
+Tokens move in one gather each way, which fuses and exports better than the scatter that suits
+training.
 """
 
 import torch
@@ -69,8 +70,8 @@ def window_attention(
 def fill_padding(rows: Tensor, padding: Tensor, grid: WindowGrid, batch: int) -> Tensor:
     """Put ``padding: (C,)`` into the padded ones of ``rows``, those of all windows of the batch.
 
-    Only these rows are written: a runtime may do so in place, where a selection would read and write
-    all of them. A compiler makes a selection part of the next loop.
+    Only these rows are written: a runtime may do so in place, where a selection would read and
+    write all of them. A compiler makes a selection part of the next loop.
     """
     padding = padding.to(rows.dtype)
     if torch.compiler.is_compiling():

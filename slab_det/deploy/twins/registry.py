@@ -61,8 +61,8 @@ def _exchange(
     """Give modules of a class in ``classes`` the one that it maps to; return them, with their old
     class.
 
-    The class is exchanged and not the module: parameters, state dict, hooks, children, references and
-    modes cannot differ then, copies and pickles keep the twin, and ``isinstance`` still holds.
+    The class is exchanged and not the module: parameters, state dict, hooks, children, references
+    and modes cannot differ then, copies and pickles keep the twin, and ``isinstance`` still holds.
     """
     found = [(module, type(module)) for module in model.modules() if type(module) in classes]
     for module, old in found:

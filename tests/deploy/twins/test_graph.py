@@ -8,8 +8,8 @@ from slab_det.layers import effective_shift, shift_mask, window_layout
 from slab_det.layers.windows import region_mask
 
 CPU = torch.device('cpu')
-# Height, width, window, shift: whole windows, odd sizes, one window, smaller than a window, one side
-# within a window.
+# Height, width, window, shift: whole windows, odd sizes, one window, smaller than a window, one
+# side within a window.
 CASES = [
     (6, 8, 2, 1),
     (7, 9, 4, 2),

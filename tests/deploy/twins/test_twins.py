@@ -25,12 +25,6 @@ FAMILIES = {
     'pvt reduced': ('pvt', dict(sr_ratios=(4, 2, 1))),
 }
 
-#: Compilers take their time: one family in the quick run.
-COMPILED = [
-    pytest.param(name, marks=[] if name == 'swin' else pytest.mark.slow)
-    for name in tiny_backbones.FAMILIES
-]
-
 
 def build(name, **kwargs):
     family, own = FAMILIES[name]
@@ -138,7 +132,8 @@ def test_a_trace_serves_other_sizes(name):
                 assert (actual - expected).abs().max() < 1e-4 * expected.abs().max()
 
 
-@pytest.mark.parametrize('name', COMPILED)
+@pytest.mark.slow
+@pytest.mark.parametrize('name', tiny_backbones.FAMILIES)
 def test_compiled_twins_are_one_graph_at_every_size(name):
     torch._dynamo.reset()
     model = place_twins(reparameterize(build(name)))
