@@ -1,7 +1,7 @@
 """From a trained network to a deployed one."""
 
 from .reparameterize import UnfinishedRatioError, is_reparameterized, reparameterize
-from .twins import place_twins, remove_twins, with_twins, without_twins
+from .twins import place_twins, remove_twins, temporarily
 
 __all__ = [
     'UnfinishedRatioError',
@@ -9,6 +9,5 @@ __all__ = [
     'place_twins',
     'remove_twins',
     'reparameterize',
-    'with_twins',
-    'without_twins',
+    'temporarily',
 ]

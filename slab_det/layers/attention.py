@@ -9,6 +9,7 @@ from .autocast import without_autocast
 from .cache import EvalCache
 from .folding import fold_norm_into_linear
 from .positions import GridCache
+from .windows import WindowLayout, window_merge, window_partition
 
 
 def simplified_linear_attention(
@@ -179,19 +180,28 @@ class _WindowProjection(QKVProjection):
         self.register_buffer('pad_qkv', None)
 
     def forward(
-        self, x: Tensor, padded: Tensor | None = None, mask: Tensor | None = None
+        self,
+        x: Tensor,
+        padded: Tensor | None = None,
+        mask: Tensor | None = None,
+        layout: WindowLayout | None = None,
     ) -> Tensor:
         """Attend within windows.
 
         Args:
-            x: ``(B * num_windows, N, C)``.
-            padded: rows of ``x.view(-1, C)`` that are padding.
+            x: windows ``(B * num_windows, N, C)``; with a ``layout`` maps ``(B, H * W, C)``.
+            padded: rows of ``x.view(-1, C)`` that are padding; a ``layout`` names them itself.
             mask: ``(num_windows, N, N)``, added to the logits of softmax attention.
+            layout: how maps are cut into windows.
 
         Returns:
-            ``(B * num_windows, N, C)``.
+            The shape of ``x``.
         """
-        return self.proj(self.attend(*self.project(x, padded), mask))
+        if layout is None:
+            return self.proj(self.attend(*self.project(x, padded), mask))
+        windows = self.project(window_partition(x, layout), layout.padded)
+        # The projection is token-wise, so that padding is dropped before it.
+        return self.proj(window_merge(self.attend(*windows, mask), layout, x.shape[0]))
 
     def project(self, x: Tensor, padded: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Return q, k, v of ``x: (windows, N, C)``.

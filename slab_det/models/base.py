@@ -10,6 +10,9 @@ from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+#: Names of parameters that lie on a grid of positions, the attribute ``grid`` of their module.
+POSITIONS = ('positional_encoding', 'absolute_pos_embed', 'pos_embed')
+
 
 class FeatureStages(nn.Module):
     """A transformer in stages, with timm's conventions.
@@ -131,8 +134,14 @@ class FeatureStages(nn.Module):
         self.head.reset(num_classes, global_pool)
 
     def grid_sizes(self) -> dict[str, tuple[int, int]]:
-        """Return height and width of the positional grids that need not be square, by name."""
-        return {}
+        """Return height and width of the positional grids, by name."""
+        return {
+            f'{prefix}.{name}'.lstrip('.'): module.grid
+            for prefix, module in self.named_modules()
+            if hasattr(module, 'grid')
+            for name, _ in module.named_parameters(recurse=False)
+            if name in POSITIONS
+        }
 
     @torch.jit.ignore
     def no_weight_decay(self) -> set[str]:

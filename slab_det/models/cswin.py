@@ -317,14 +317,6 @@ class CSWinTransformer(FeatureStages):
             )
         return super().forward_stages(x, last)
 
-    def grid_sizes(self) -> dict[str, tuple[int, int]]:
-        """Return height and width of the positional grids, by name."""
-        return {
-            f'{name}.positional_encoding': module.grid
-            for name, module in self.named_modules()
-            if isinstance(module, MapLinearAttention)
-        }
-
 
 def _check_heads(
     dims: Sequence[int], num_heads: Sequence[int], attn_types: str, stripes: Sequence[int | None]

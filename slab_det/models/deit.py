@@ -336,11 +336,6 @@ class VisionTransformer(GridCache, FeatureStages):
             self.head = nn.Linear(self.num_features, num_classes).to(self.pos_embed)
             init_linear(self.head)
 
-    def grid_sizes(self) -> dict[str, tuple[int, int]]:
-        """Return height and width of the positional grids, by name."""
-        grids = ('pos_embed', 'positional_encoding')
-        return {name: self.grid for name, _ in self.named_parameters() if name.endswith(grids)}
-
     @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Group parameters by depth, for timm's layer-wise learning rates."""

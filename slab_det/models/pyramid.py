@@ -1,6 +1,7 @@
 """What PVT and PVTv2 share: blocks, stages and the network over them."""
 
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -198,9 +199,8 @@ class PyramidTransformer(FeatureStages):
         img_size = (img_size, img_size) if isinstance(img_size, int) else tuple(img_size)
         self.sr_ratios = tuple(sr_ratios)
         embeds = [self._patch_embed(i, embed_dims, in_chans, make_norm) for i in range(stages)]
-        self._sides = [(e.proj.kernel_size[0], e.proj.stride[0], e.proj.padding[0]) for e in embeds]
-        self._check_size(*img_size, 'img_size')
-        grids = list(zip(*(self._map_sides(side) for side in img_size)))
+        _check_size(embeds, sr_ratios, *img_size, 'img_size')
+        grids = list(zip(*(_map_sides(embeds, side) for side in img_size)))
 
         self.patch_embed = embeds[0]
         drop_paths = calculate_drop_path_rates(drop_path_rate, list(depths), stagewise=True)
@@ -232,30 +232,6 @@ class PyramidTransformer(FeatureStages):
             return ConvPatchEmbed(in_chans, dims[0], kernel, stride, padding, norm)
         return ConvMerging(dims[stage - 1], dims[stage], kernel, stride, padding, norm)
 
-    def _map_sides(self, side: int) -> list[int]:
-        """Return the tokens along an image side of ``side`` pixels, stage by stage."""
-        sides = []
-        for kernel, stride, padding in self._sides:
-            side = max(0, (side + 2 * padding - kernel) // stride + 1)
-            sides.append(side)
-        return sides
-
-    def _check_size(self, height: int, width: int, name: str = 'image') -> None:
-        """Raise ValueError where a side is too short for a stage."""
-
-        def fits(side: int) -> bool:
-            return all(
-                tokens >= ratio for tokens, ratio in zip(self._map_sides(side), self.sr_ratios)
-            )
-
-        if not fits(min(height, width)):
-            least = next(side for side in range(1, 2**20) if fits(side))
-            raise ValueError(
-                f'{name} is {height}x{width} pixels (height x width), but with '
-                f'sr_ratios={self.sr_ratios} each side must hold at least {least}; '
-                'resize or pad it.'
-            )
-
     def forward_stages(self, x: Tensor, last: int | None = None) -> list[tuple[Tensor, int, int]]:
         """Return ``(tokens, H, W)`` of every stage up to number ``last``; tokens are ``(B, H * W,
         C)``.
@@ -263,24 +239,31 @@ class PyramidTransformer(FeatureStages):
         Raises:
             ValueError: the image is too small for a stage.
         """
-        self._check_size(*x.shape[-2:])
+        embeds = [self.patch_embed, *(stage.downsample for stage in self.layers[1:])]
+        _check_size(embeds, self.sr_ratios, *x.shape[-2:])
         return super().forward_stages(x, last)
 
-    def prune_intermediate_layers(
-        self, indices: int | Sequence[int] = 1, prune_norm: bool = False, prune_head: bool = True
-    ) -> list[int]:
-        """Drop what the stages ``indices`` do not need; return their positive numbers."""
-        take = super().prune_intermediate_layers(indices, prune_norm, prune_head)
-        self._sides = self._sides[: len(self.layers)]
-        self.sr_ratios = self.sr_ratios[: len(self.layers)]
-        return take
 
-    def grid_sizes(self) -> dict[str, tuple[int, int]]:
-        """Return height and width of the positional grids, by name."""
-        sizes = {}
-        for i, stage in enumerate(self.layers):
-            sizes[f'layers.{i}.absolute_pos_embed'] = stage.grid
-            for j, block in enumerate(stage.blocks):
-                if isinstance(block.attn, ReducedLinearAttention):
-                    sizes[f'layers.{i}.blocks.{j}.attn.positional_encoding'] = block.attn.grid
-        return sizes
+def _map_sides(embeds: Sequence[ConvPatchEmbed], side: int) -> list[int]:
+    """Return the tokens along an image side of ``side`` pixels, stage by stage."""
+    return list(accumulate(embeds, lambda side, embed: embed.output_size(side), initial=side))[1:]
+
+
+def _check_size(
+    embeds: Sequence[ConvPatchEmbed],
+    sr_ratios: Sequence[int],
+    height: int,
+    width: int,
+    name: str = 'image',
+) -> None:
+    """Raise ValueError unless every stage keeps a token of keys along both sides."""
+
+    def fits(side: int) -> bool:
+        return all(tokens >= ratio for tokens, ratio in zip(_map_sides(embeds, side), sr_ratios))
+
+    if not fits(min(height, width)):
+        least = next(side for side in range(1, 2**20) if fits(side))
+        raise ValueError(
+            f'{name} is {height}x{width} pixels (height x width), but with '
+            f'sr_ratios={tuple(sr_ratios)} each side must hold at least {least}; resize or pad it.'
+        )

@@ -22,8 +22,6 @@ from slab_det.layers import (
     make_norm_layer,
     shift_mask,
     window_layout,
-    window_merge,
-    window_partition,
 )
 from slab_det.layers.build import Norm
 
@@ -95,9 +93,7 @@ class SwinBlock(nn.Module):
         mask = None
         if shift and self.masked:
             mask = shift_mask(height, width, self.window, shift, x.device)
-        windows = window_partition(self.norm1(x), layout)
-        windows = self.attn(windows, layout.padded, mask)
-        x = x + self.drop_path(window_merge(windows, layout, x.shape[0]))
+        x = x + self.drop_path(self.attn(self.norm1(x), mask=mask, layout=layout))
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
     def reparameterize(self) -> None:

@@ -13,7 +13,7 @@ Outputs agree up to rounding. Twins have nothing to do with norms: networks with
 them, PRepBN at any ratio, and re-parameterized ones.
 """
 
-from . import cswin, deit, maps, pyramid, swin  # noqa: F401 - they register their twins
-from .registry import place_twins, remove_twins, twin_of, with_twins, without_twins
+from . import blocks  # noqa: F401 - it registers them
+from .registry import place_twins, remove_twins, temporarily, twin_of
 
-__all__ = ['place_twins', 'remove_twins', 'twin_of', 'with_twins', 'without_twins']
+__all__ = ['place_twins', 'remove_twins', 'temporarily', 'twin_of']

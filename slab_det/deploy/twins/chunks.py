@@ -54,11 +54,6 @@ def feed_forward(block: nn.Module) -> Callable[[Tensor], Tensor]:
     return lambda tokens: block.mlp(block.norm2(tokens))
 
 
-def feed_forward_in_chunks(block: nn.Module, x: Tensor) -> Tensor:
-    """Return ``x + mlp(norm2(x))`` of a transformer's block."""
-    return residual_in_chunks(x, feed_forward(block))
-
-
 def residual_in_graph(x: Tensor, branch: Callable[[Tensor], Tensor]) -> Tensor:
     """Return ``x + branch(x)`` for a token-wise ``branch`` in a graph that a compiler makes for
     inference on the CPU: in a few chunks, all of them part of the graph."""

@@ -27,56 +27,33 @@ def place_twins(model: nn.Module) -> nn.Module:
     Modules of a subclass that is not registered are left alone, since their forward pass may be
     another one. Placing twins twice changes nothing.
     """
-    _exchange(model, _TWINS)
-    return model
+    return _exchange(model, _TWINS)
 
 
 def remove_twins(model: nn.Module) -> nn.Module:
     """Undo :func:`place_twins`; return ``model``."""
-    _exchange(model, _plain_classes())
-    return model
+    return _exchange(model, {twin: plain for plain, twin in _TWINS.items()})
 
 
 @contextmanager
-def with_twins(model: nn.Module) -> Iterator[None]:
-    """Have the twins of ``model`` in place inside this context."""
-    with _exchanged(model, _TWINS):
+def temporarily(exchange: Callable[[nn.Module], nn.Module], model: nn.Module) -> Iterator[None]:
+    """Have ``exchange``, :func:`place_twins` or :func:`remove_twins`, done to ``model`` inside this
+    context only."""
+    before = [(module, type(module)) for module in model.modules()]
+    try:
+        exchange(model)
         yield
+    finally:
+        for module, kind in before:
+            module.__class__ = kind
 
 
-@contextmanager
-def without_twins(model: nn.Module) -> Iterator[None]:
-    """Have the blocks of ``model`` in place of their twins inside this context."""
-    with _exchanged(model, _plain_classes()):
-        yield
-
-
-def _plain_classes() -> dict[type[nn.Module], type[nn.Module]]:
-    return {twin: plain for plain, twin in _TWINS.items()}
-
-
-def _exchange(
-    model: nn.Module, classes: Mapping[type[nn.Module], type[nn.Module]]
-) -> list[tuple[nn.Module, type[nn.Module]]]:
-    """Give modules of a class in ``classes`` the one that it maps to; return them, with their old
-    class.
+def _exchange(model: nn.Module, classes: Mapping[type[nn.Module], type[nn.Module]]) -> nn.Module:
+    """Give every module of a class in ``classes`` the one that it maps to; return ``model``.
 
     The class is exchanged and not the module: parameters, state dict, hooks, children, references
     and modes cannot differ then, copies and pickles keep the twin, and ``isinstance`` still holds.
     """
-    found = [(module, type(module)) for module in model.modules() if type(module) in classes]
-    for module, old in found:
-        module.__class__ = classes[old]
-    return found
-
-
-@contextmanager
-def _exchanged(
-    model: nn.Module, classes: Mapping[type[nn.Module], type[nn.Module]]
-) -> Iterator[None]:
-    found = _exchange(model, classes)
-    try:
-        yield
-    finally:
-        for module, old in found:
-            module.__class__ = old
+    for module in model.modules():
+        module.__class__ = classes.get(type(module), type(module))
+    return model

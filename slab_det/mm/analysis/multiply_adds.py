@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.flop_counter import flop_registry, sdpa_flop
 
-from slab_det.deploy import without_twins
+from slab_det.deploy import remove_twins, temporarily
 
 aten = torch.ops.aten
 
@@ -68,9 +68,14 @@ def count_costs(model: nn.Module, forward: Callable[[], Any]) -> dict[str, Cost]
     for name, parameter in model.named_parameters():
         costs[_child(name)].parameters += parameter.numel()
     # Twins compute some rows around a band twice.
-    with torch.no_grad(), _without_fused_layers(), without_twins(model):
-        with _followed(model, costs) as running, _Counting(costs, running):
-            forward()
+    with (
+        torch.no_grad(),
+        _without_fused_layers(),
+        temporarily(remove_twins, model),
+        _followed(model, costs) as running,
+        _Counting(costs, running),
+    ):
+        forward()
     order = ['', *(name for name, _ in model.named_children())]
     return {name: costs[name] for name in order if costs[name] != Cost()}
 

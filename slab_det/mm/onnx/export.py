@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from slab_det.deploy import with_twins
+from slab_det.deploy import place_twins, temporarily
 from slab_det.deploy.onnx.ops import traceable_padding
 
 from .metadata import KEY
@@ -66,9 +66,10 @@ def export_onnx(
     axes = {name: {0: 'detections'} for name in graph.output_names}
     if size is None:
         axes['image'] = {1: 'height', 2: 'width'}
+    twins = temporarily(place_twins, graph)
     part = path.with_name(f'.{path.name}.{os.getpid()}')
     try:
-        with torch.no_grad(), _quiet(), traceable_padding(graph), with_twins(graph):
+        with torch.no_grad(), _quiet(), traceable_padding(graph), twins:
             torch.onnx.export(
                 graph,
                 (image,),

@@ -7,7 +7,7 @@ import pickle
 import pytest
 import torch
 
-from slab_det.deploy import place_twins, remove_twins, reparameterize, with_twins, without_twins
+from slab_det.deploy import place_twins, remove_twins, reparameterize, temporarily
 from slab_det.layers import set_ratio
 from slab_det.models.swin import SwinBlock
 from tests import tiny_backbones
@@ -78,7 +78,7 @@ def test_twins_train_as_the_blocks_do(name):
 def test_copies_and_pickles_keep_twins_and_contexts_put_back_what_was_there():
     model = build('swin')
     plain = classes(model)
-    with with_twins(model):
+    with temporarily(place_twins, model):
         twins = classes(model)
     assert classes(model) == plain != twins
     place_twins(place_twins(model))
@@ -86,7 +86,7 @@ def test_copies_and_pickles_keep_twins_and_contexts_put_back_what_was_there():
         assert classes(other) == twins
         with torch.no_grad():
             assert_equal_maps(model, other, torch.float32, 0)
-    with without_twins(model), with_twins(model.norm0):
+    with temporarily(remove_twins, model):
         assert classes(model) == plain
     assert classes(model) == twins
     assert isinstance(model.net.layers[0].blocks[0], SwinBlock)
