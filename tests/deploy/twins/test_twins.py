@@ -44,8 +44,14 @@ def assert_equal_maps(model, other, dtype=torch.float64, tolerance=1e-10, sizes=
             assert (actual - expected).abs().max() <= tolerance * expected.abs().max()
 
 
-@pytest.mark.parametrize('state', [1.0, 0.5, 0.0, 'folded', 'LN'])
-@pytest.mark.parametrize('name', FAMILIES)
+#: All states of the norms where a twin pads normed windows, two of them elsewhere.
+STATES = [
+    *((name, state) for name in ('swin', 'swin softmax') for state in (1.0, 0.0, 'LN')),
+    *((name, state) for name in FAMILIES for state in (0.5, 'folded')),
+]
+
+
+@pytest.mark.parametrize('name, state', STATES)
 def test_twins_compute_what_the_blocks_do(name, state, narrow):
     model = build(name, **(dict(norm_cfg=dict(type='LN')) if state == 'LN' else {})).double()
     if state == 'folded':
