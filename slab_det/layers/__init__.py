@@ -33,6 +33,7 @@ from .pyramid import (
     ReducedLinearAttention,
     ReducedSoftmaxAttention,
 )
+from .ratio_schedule import PRepBNScheduler, scheduled_ratio
 from .windows import (
     WindowLayout,
     effective_shift,
@@ -52,6 +53,7 @@ __all__ = [
     'LinearMixing',
     'NORMS',
     'PRepBN',
+    'PRepBNScheduler',
     'PatchEmbed',
     'PatchMerging',
     'QKVProjection',
@@ -75,6 +77,7 @@ __all__ = [
     'make_norm_layer',
     'prepbn_modules',
     'resize_grid',
+    'scheduled_ratio',
     'set_ratio',
     'set_valid_tokens',
     'shift_mask',
