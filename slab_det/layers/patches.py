@@ -100,4 +100,5 @@ class TokenMap(nn.Module):
 
     def forward(self, tokens: Tensor, norm: nn.Module, height: int, width: int) -> Tensor:
         """Map ``(B, height * width, C)`` to ``(B, C, height, width)``."""
-        return norm(tokens).unflatten(1, (height, width)).permute(0, 3, 1, 2).contiguous()
+        tokens = norm(tokens).view(tokens.shape[0], height, width, -1)
+        return tokens.permute(0, 3, 1, 2).contiguous()

@@ -198,5 +198,6 @@ class ConvMerging(ConvPatchEmbed):
 
     def forward(self, x: Tensor, height: int, width: int) -> tuple[Tensor, int, int]:
         """Return tokens ``(B, H * W, C)`` of tokens ``(B, height * width, in_chans)``, H and W."""
-        # A channels-last view: nothing is copied.
-        return super().forward(x.unflatten(1, (height, width)).permute(0, 3, 1, 2))
+        # A channels-last view: nothing is copied. (Exporters to ONNX make constants of the sizes
+        # that unflatten takes.)
+        return super().forward(x.view(x.shape[0], height, width, -1).permute(0, 3, 1, 2))

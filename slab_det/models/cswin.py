@@ -62,7 +62,7 @@ class MapLinearAttention(LinearMixing):
         """Attend among ``qkv: (B, H, W, 3, C)``; return ``(B, H, W, C)``."""
         height, width = qkv.shape[1:3]
         out = self.mix(*qkv.flatten(1, 2).unbind(2), height, width)
-        return out.unflatten(1, (height, width))
+        return out.view(qkv.shape[0], height, width, -1)
 
     def kernels(self) -> tuple[Tensor, Tensor]:
         """Return one convolution that equals both, which see the same values."""
