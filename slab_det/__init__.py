@@ -14,6 +14,6 @@ install()
 if not missing_packages():
     check_versions()
     allow_mmengine_globals()
-    from .mm import backbones, datasets, hooks, necks, resume, whole_files  # noqa: F401
+    from .mm import backbones, datasets, hooks, necks, optim, resume, whole_files  # noqa: F401
 
 __all__ = ['__version__']

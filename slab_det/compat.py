@@ -10,6 +10,8 @@ import pickle
 from collections.abc import Callable
 from typing import Any
 
+from .errors import MissingPackageError
+
 MM_PACKAGES = ('mmengine', 'mmcv', 'mmdet')
 
 MMENGINE_RANGE = '>=0.10,<1'
@@ -30,10 +32,10 @@ def missing_packages() -> list[str]:
 
 
 def require_detection(what: str = 'the detection part of slab_det') -> None:
-    """Raises ImportError in one sentence unless mmengine, mmcv and mmdet are all there and fit."""
+    """Raise MissingPackageError in one sentence unless mmengine, mmcv and mmdet are all there and fit."""
     missing = missing_packages()
     if missing:
-        raise ImportError(
+        raise MissingPackageError(
             f'{what} needs mmengine, mmcv and mmdet, of which {_and(missing)} cannot be imported: run '
             + ' && '.join(f"'{_INSTALL[name]}'" for name in missing)
             + ' (slab_det.layers and slab_det.models work without)'
@@ -48,14 +50,14 @@ def check_versions() -> None:
     2.3 with mmdet 3.4 and later (the maintained forks).
 
     Raises:
-        ImportError: naming the package that is wrong, its version, and what to install.
+        MissingPackageError: naming the package that is wrong, its version, and what to install.
     """
     _check_one('mmengine', _version('mmengine'), MMENGINE_RANGE)
     mmcv_version = _version('mmcv')
     try:
         mmdet_version = _version('mmdet')
     except AssertionError as error:  # mmdet 3.3 asserts its own ranges while it is imported
-        raise ImportError(
+        raise MissingPackageError(
             f'mmdet cannot be imported with the installed mmcv {mmcv_version}: mmdet up to 3.3 needs '
             f"mmcv{MMCV_RANGES[-1][1]}, run '{_INSTALL['mmcv']}'"
         ) from error
@@ -110,7 +112,7 @@ def _version(name: str) -> str:
     module = importlib.import_module(name)
     version: str | None = getattr(module, '__version__', None)
     if version is None:
-        raise ImportError(
+        raise MissingPackageError(
             f'the imported module {name} ({getattr(module, "__path__", "no path")}) has no __version__ '
             f"and is not the real package: remove it, then run '{_INSTALL[name]}'"
         )
@@ -125,7 +127,7 @@ def _fits(version: str, wanted: str) -> bool:
 
 def _check_one(name: str, version: str, wanted: str, context: str = '') -> None:
     if not _fits(version, wanted):
-        raise ImportError(
+        raise MissingPackageError(
             f'slab_det needs {name}{wanted}{context} but {name} {version} is installed: run '
             f"'{_INSTALL[name]}', or the release of your fork in that range"
         )

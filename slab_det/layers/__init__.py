@@ -14,6 +14,7 @@ from .batch_norm import TokenBatchNorm
 from .build import NORMS, layer_norm_eps, make_norm_layer
 from .convert import convert_norms
 from .folding import FoldedNorm, fold_norm_after_conv, fold_norm_into_conv, fold_norm_into_linear
+from .norm_names import copied_norms
 from .norms import (
     ChannelAffine,
     PRepBN,
@@ -68,6 +69,7 @@ __all__ = [
     'WindowSoftmaxAttention',
     'channel_affine',
     'convert_norms',
+    'copied_norms',
     'effective_shift',
     'fold_norm_after_conv',
     'fold_norm_into_conv',

@@ -8,6 +8,7 @@ import torch
 from timm.layers import DropPath, Mlp, calculate_drop_path_rates, trunc_normal_
 from torch import Tensor, nn
 
+from slab_det.errors import InputError
 from slab_det.layers import (
     ConvMerging,
     ConvPatchEmbed,
@@ -263,7 +264,7 @@ def _check_size(
 
     if not fits(min(height, width)):
         least = next(side for side in range(1, 2**20) if fits(side))
-        raise ValueError(
+        raise InputError(
             f'{name} is {height}x{width} pixels (height x width), but with '
             f'sr_ratios={tuple(sr_ratios)} each side must hold at least {least}; resize or pad it.'
         )
