@@ -22,6 +22,10 @@ WORDS = ('is_tracing', 'is_compiling', 'is_exporting', 'is_grad_enabled', 'is_cu
 ALLOWED = {
     ('layers/autocast.py', 'autocast_device', 'device.type'),
     ('layers/norms.py', '_keep_in_graph', 'is_grad_enabled'),  # idle branch, distributed training
+    ('layers/norms.py', '_is_readable', 'is_compiling'),  # whether the ratio can be read
+    ('layers/norms.py', '_is_readable', 'is_tracing'),
+    ('layers/norms.py', '_note', 'device.type'),
+    ('layers/norms.py', '_branch', 'device.type'),
     ('layers/batch_norm.py', 'in_backward', 'is_compiling'),  # statistics under recomputation
     ('layers/cache.py', 'call', 'is_compiling'),  # what is kept
     ('layers/cache.py', 'cached', 'is_grad_enabled'),
