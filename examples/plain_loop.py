@@ -1,7 +1,7 @@
-"""PRepBN in a training loop of plain PyTorch: python examples/plain_loop.py
+"""Train with PRepBN in a plain PyTorch loop: python examples/plain_loop.py
 
-A classifier of tokens with LayerNorm is trained, its norms become BatchNorm on the way, and in the
-end they fold into the linear layers behind them. Runs in seconds on a CPU.
+Trains a token classifier built with LayerNorm, turns its norms into BatchNorm along the way, and
+finally folds them into the linear layers behind them. Runs in seconds on a CPU.
 """
 
 import argparse

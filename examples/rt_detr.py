@@ -1,11 +1,11 @@
-"""PRepBN in RT-DETR of transformers, trained on the built-in data: python examples/rt_detr.py
+"""Train the RT-DETR of transformers with PRepBN on the built-in data: python examples/rt_detr.py
 
     pip install -r requirements/examples.txt
 
-A small RT-DETR with random weights is trained for a few iterations, which shows that the loss
-falls; its norms become BatchNorm on the way and affine maps in the end, which change no box. With
---out FILE.onnx the network without norms is written as well, after
-pip install -r requirements/onnx.txt. Runs in a minute on two cores.
+Trains a small RT-DETR with random weights for a few iterations, during which the loss falls and the
+norms become BatchNorm; at the end they become affine maps without changing any box. --out FILE.onnx
+also writes the network without norms; it needs pip install -r requirements/onnx.txt. Runs in a
+minute on two cores.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""PRepBN in a model of timm, by two lines added to its training: python examples/timm_classifier.py
+"""Train a timm model with PRepBN by adding two lines: python examples/timm_classifier.py
 
 The two lines end in "# added". Runs in seconds on a CPU.
 """

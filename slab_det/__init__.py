@@ -1,8 +1,8 @@
 """SLAB vision transformers (arXiv 2405.11582) as MMDetection backbones.
 
-Importing the package registers the backbones, necks, norms, hooks and data sets with mmdet, so that a
-config needs no more than ``custom_imports = dict(imports=['slab_det'])``. Where mmengine, mmcv or
-mmdet is absent nothing is registered; ``slab_det.layers`` and ``slab_det.models`` work all the same.
+Importing the package registers the backbones, necks, norms, hooks and data sets with mmdet, so that
+a config needs only ``custom_imports = dict(imports=['slab_det'])``. Without mmengine, mmcv or mmdet
+nothing is registered, but ``slab_det.layers`` and ``slab_det.models`` still work.
 """
 
 from .compat import allow_mmengine_globals, check_versions, missing_packages

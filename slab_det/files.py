@@ -82,7 +82,5 @@ def writable_folder(path: str | Path, argument: str) -> Path:
     if not nearest.is_dir():
         raise InputError(f'{argument} {path}: {nearest} is a file, give a folder')
     if not os.access(nearest, os.W_OK | os.X_OK):
-        raise InputError(
-            f'{argument} {path}: {nearest} is not writable, give another folder'
-        )
+        raise InputError(f'{argument} {path}: {nearest} is not writable, give another folder')
     return Path(path)

@@ -23,7 +23,7 @@ class NormFolding:
 class FoldingReport:
     """What :func:`reparameterize` made of each norm, in the order of ``model.named_modules()``.
 
-    Printed it is a table with a line for each norm.
+    Printed, it is a table with a line per norm.
 
     Attributes:
         norms: a :class:`NormFolding` for each norm.

@@ -1,5 +1,5 @@
 """Run a detector that tools/export_onnx.py wrote. Needs onnxruntime, numpy and cv2, nothing else:
-copy this file where torch is not.
+copy this file to machines without torch.
 
     python onnx_detector.py detector.onnx image.jpg --out drawn.png --score-thr 0.3
 """
@@ -9,24 +9,24 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Union
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 import onnxruntime
 
-Image = Union[str, os.PathLike, np.ndarray]
+Image = str | os.PathLike | np.ndarray
 
 
 class Detections(NamedTuple):
-    """What a detector found in one image, falling by score.
+    """What a detector found in one image, sorted by descending score.
 
     Attributes:
         boxes: ``(K, 4)`` float32, x1, y1, x2, y2 in pixels of the image.
         scores: ``(K, )`` float32.
         labels: ``(K, )`` int64.
         names: class name of each box.
-        masks: ``(K, H, W)`` bool in the image's size, or None where the detector has no masks.
+        masks: ``(K, H, W)`` bool in the image's size, or None if the detector has no masks.
     """
 
     boxes: np.ndarray
@@ -44,7 +44,7 @@ class OnnxDetector:
         threads: threads of onnxruntime; by default as many as there are cores.
 
     Raises:
-        ValueError: the file is missing, is no ONNX model, or was not written by this project.
+        ValueError: the file is missing, is not an ONNX model, or was not written by this project.
     """
 
     def __init__(self, path: str | os.PathLike, threads: int | None = None) -> None:
@@ -62,10 +62,10 @@ class OnnxDetector:
             self.session = onnxruntime.InferenceSession(
                 os.fspath(path), options, providers=['CPUExecutionProvider']
             )
-        except Exception as error:  # onnxruntime has an exception of its own per status
+        except Exception as error:  # onnxruntime has a separate exception class per status
             reason = str(error).split('\n')[0]
             raise ValueError(
-                f'{path} is no ONNX model that onnxruntime can run: {reason}'
+                f'{path} is not an ONNX model that onnxruntime can run: {reason}'
             ) from error
         self._metadata = self._read_metadata(path)
         self.classes: list[str] = self._metadata['classes']
@@ -168,7 +168,7 @@ def paste_masks(
     """Return masks ``(K, height, width)`` of logits ``(K, h, w)`` in boxes ``(K, 4)``.
 
     A pixel's probability is interpolated bilinearly between the centres of the mask's cells; outside
-    of the mask it is 0.
+    the mask it is 0.
     """
     masks = np.zeros((len(logits), height, width), bool)
     for mask, cells, box in zip(masks, logits, boxes):
@@ -234,7 +234,7 @@ def write_image(path: str | os.PathLike, pixels: np.ndarray) -> None:
     """Write an image whole or not at all.
 
     Raises:
-        ValueError: the name's ending is none that OpenCV writes, or the file cannot be written.
+        ValueError: OpenCV does not write files with this ending, or the file cannot be written.
     """
     path = os.fspath(path)
     ending = os.path.splitext(path)[1]
@@ -268,7 +268,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         type=float,
         default=0.3,
         metavar='S',
-        help='leave out what scores below (default: %(default)s)',
+        help='leave out detections below this score (default: %(default)s)',
     )
     parser.add_argument('--threads', type=int, help='threads (default: one per core)')
     args = parser.parse_args(arguments)

@@ -23,7 +23,7 @@ from .norm_readers import only_readers
 
 
 class UnfinishedRatioError(InputError):
-    """The LayerNorm branch of a PRepBN still counts, so that it cannot be folded.
+    """The LayerNorm branch of a PRepBN still contributes, so that it cannot be folded.
 
     Args:
         ratio: the largest one.
@@ -100,11 +100,11 @@ def reparameterize(
         report: receives what became of each norm and why; print it for a table.
 
     Returns:
-        The re-parameterized model; a model that is so already comes back unchanged.
+        The re-parameterized model; one that already is re-parameterized comes back unchanged.
 
     Raises:
         UnfinishedRatioError: a ratio is not 0.
-        InputError: there is no PRepBN or RepBN.
+        InputError: the model has no PRepBN or RepBN.
     """
     if is_reparameterized(model):
         return model
@@ -134,7 +134,7 @@ def reparameterize(
 
 
 def _norms(model: nn.Module) -> dict[str, nn.Module]:
-    """The norms by their names; one of several names under its first."""
+    """Return the norms by their names; one with several names under its first."""
     kinds = (PRepBN, RepBN)
     inside = {id(norm.repbn) for norm in model.modules() if isinstance(norm, PRepBN)}
     return {

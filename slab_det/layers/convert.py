@@ -11,8 +11,8 @@ from .build import NORMS
 from .norm_names import STEP_COUNTERS
 from .norms import PRepBN, RepBN
 
-#: Norms that compute what torch's LayerNorm does; a subclass with a forward pass of its own may
-#: take another layout.
+#: Norms that compute what torch's LayerNorm does; a subclass with its own forward pass may take
+#: another layout.
 _LAYER_NORMS = (nn.LayerNorm, TimmLayerNorm)
 
 
@@ -26,12 +26,12 @@ def convert_norms(
     r"""Replace norms of a built model in place; weights and outputs stay as they are.
 
     ==========  ==========  =====================================================================
-    ``from_``   ``to``      what becomes of it
+    ``from_``   ``to``      result
     ==========  ==========  =====================================================================
     ``LN``      ``PRepBN``  ratio 1, the LayerNorm branch takes over the weights
-    ``PRepBN``  ``LN``      where the ratio is 1, the LayerNorm branch alone
+    ``PRepBN``  ``LN``      if the ratio is 1, the LayerNorm branch alone
     ``RepBN``   ``PRepBN``  ratio 0, the RepBN branch is the old norm
-    ``PRepBN``  ``RepBN``   where the ratio is 0, the RepBN branch alone
+    ``PRepBN``  ``RepBN``   if the ratio is 0, the RepBN branch alone
     ``copied``  ``PRepBN``  a copy of the published ``LinearNorm``, with the ratio of its counters
     ==========  ==========  =====================================================================
 
@@ -42,7 +42,7 @@ def convert_norms(
 
     A copied norm is known by its parts: a LayerNorm ``norm1``, a ``norm2`` with ``bn`` and
     ``alpha``, and the counters ``iter`` and ``total_step``. In evaluation it takes its RepBN branch
-    at any ratio, a PRepBN blends as in training; from ratio 0 on both agree.
+    at any ratio, while a PRepBN blends as in training; both agree once the ratio is 0.
 
     The new norms take the channels last, ``(..., C)``, as LayerNorm does: tokens ``(B, N, C)``,
     maps ``(B, H, W, C)`` and queries. Their BatchNorm counts every token it
@@ -158,7 +158,7 @@ def _refuse(name: str, norm: nn.Module, modules: dict[str, nn.Module]) -> None:
 
 
 def _like(old: nn.Module, model: nn.Module, new: nn.Module) -> nn.Module:
-    """``new`` on the device, in the type and in the mode of ``old``, a norm of ``model``."""
+    """Return ``new`` on the device, in the type and in the mode of ``old``, a norm of ``model``."""
     own = list(old.parameters())
     if own:
         new.requires_grad_(any(value.requires_grad for value in own))

@@ -51,8 +51,8 @@ def canonical_norm(entries: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
     Returns:
         Entries named as in PRepBN, always with ``ratio``: ``iter / total_step`` where the
-        published counters are there, 0 for RepBN alone, 1 for LayerNorm. Entries that are no
-        norm's keep their name.
+        published counters are there, 0 for RepBN alone, 1 for LayerNorm. Other entries keep their
+        names.
     """
     canonical = {
         _TO_PREPBN.get(name, name): value
@@ -124,11 +124,11 @@ def copied_norms(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     their entries become those of :class:`~slab_det.layers.PRepBN` and of
     :class:`~slab_det.layers.RepBN`: ``norm1`` to ``ln``, ``norm2.bn`` and ``norm2.alpha`` to
     ``repbn.bn`` and ``repbn.eta``, and the counters to ``ratio = iter / total_step``. All other
-    entries stay. ``load_state_dict`` of a model with our norms does the same by itself; this is for
-    loaders that put tensors in by name, such as ``from_pretrained`` of ``transformers``.
+    entries stay. ``load_state_dict`` of a model with our norms does the same; this is for loaders
+    that assign tensors by name, such as ``from_pretrained`` of ``transformers``.
 
     Raises:
-        InputError: there is no such norm, or the counters give no ratio.
+        InputError: the model has no such norm, or the counters give no ratio.
     """
     prefixes = norm_prefixes(state_dict)
     if not prefixes:

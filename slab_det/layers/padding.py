@@ -48,7 +48,7 @@ class ValidTokens:
         n along a side.
 
         Raises:
-            ValueError: ``before`` is no map of this batch.
+            ValueError: ``before`` is not a map of this batch.
         """
         part = self._part(before)
         if part is None:
@@ -57,7 +57,7 @@ class ValidTokens:
         self._map_of[after[0] * after[1]] = after
 
     def rows(self, x: Tensor) -> Tensor | None:
-        """Return the valid rows of ``x.flatten(0, -2)`` in rising order, None where all are.
+        """Return the valid rows of ``x.flatten(0, -2)`` in ascending order, None if all are.
 
         Raises:
             ValueError: ``x`` holds no map of this batch.
@@ -105,7 +105,7 @@ class ValidTokens:
 
     def _unknown(self, what: str) -> ValueError:
         return ValueError(
-            f'{what} is no map of a batch of {len(self.images)} images padded to {self.padded}, so '
+            f'{what} is not a map of a batch of {len(self.images)} images padded to {self.padded}, so '
             'that its padding is not known: pad batches to a multiple of the largest stride '
             '(pad_size_divisor=32), or let padding count (remove ValidTokensHook).'
         )
@@ -125,7 +125,7 @@ def _rows(valid: Sequence[Size], size: Size, prefix: int, device: torch.device) 
 
 
 # One for the process rather than for the thread: the backward pass of a GPU runs checkpointed
-# blocks again in a thread of its own.
+# blocks again in another thread.
 _current: ValidTokens | None = None
 
 
@@ -164,6 +164,6 @@ def valid_rows(x: Tensor) -> Tensor | None:
     """Return the rows of ``x.flatten(0, -2)`` whose tokens belong to images, None where all do.
 
     Raises:
-        ValueError: padding was announced, and ``x`` is no map of that batch.
+        ValueError: padding was announced, and ``x`` is not a map of that batch.
     """
     return None if _current is None else _current.rows(x)

@@ -1,6 +1,5 @@
 """Positional encodings that live on a fixed grid, resized to the map at hand."""
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -30,10 +29,11 @@ def resize_grid(
             f'from_size={tuple(from_size)} does not fit the grid, which holds '
             f'{tokens.shape[1]} tokens.'
         )
-    # A traced graph serves every size; where sizes are equal it interpolates to the same numbers.
-    if not torch.jit.is_tracing() and tuple(from_size) == tuple(to_size):
+    # Sizes of a trace are tensors, whose value is not to be looked at: the trace serves other
+    # sizes. Equal ones are interpolated to the same numbers.
+    if not any(isinstance(side, Tensor) for side in to_size) and tuple(from_size) == tuple(to_size):
         return tokens
-    # The view is a channels-last image, which is what comes out as well: nothing is copied.
+    # The view is a channels-last image, like the result: nothing is copied.
     grid = tokens.unflatten(1, tuple(from_size)).permute(0, 3, 1, 2)
     grid = F.interpolate(grid, size=tuple(to_size), mode=mode, align_corners=False)
     return grid.permute(0, 2, 3, 1).flatten(1, 2)
@@ -43,11 +43,11 @@ def square_grid(tokens: int) -> tuple[int, int]:
     """Return height and width of the square grid of ``tokens`` tokens.
 
     Raises:
-        ValueError: the number is no square.
+        ValueError: the number is not a square.
     """
     side = round(tokens**0.5)
     if side * side != tokens:
-        raise ValueError(f'{tokens} tokens are no square grid; give height and width.')
+        raise ValueError(f'{tokens} tokens are not a square grid; give height and width.')
     return side, side
 
 

@@ -32,8 +32,8 @@ def scheduled_ratio(
 ) -> float:
     r"""Return the ratio :math:`g` at which a training iteration runs.
 
-    With the progress :math:`p = (t - b) / (e - b)`, held at 0 before iteration ``b`` and at 1
-    from iteration ``e`` on, :math:`g = g_e + (g_s - g_e) \, f(p)`, where
+    With the progress :math:`p = (t - b) / (e - b)`, held at 0 before iteration ``b`` and at 1 after
+    iteration ``e``, :math:`g = g_e + (g_s - g_e) \, f(p)`, where
 
     - ``'linear'``: :math:`f = 1 - p`, the paper's decay (section 3.2 of arXiv 2405.11582, where
       ``b = 0`` and ``e`` is called ``T``);
@@ -144,7 +144,7 @@ class PRepBNScheduler:
             helped users of the published code who met NaN with shorter schedules.
         start_ratio: ratio until ``begin``. Default: the one in the model, which is 1 for new
             weights and LayerNorm checkpoints, and 0 for finished PRepBN checkpoints.
-        end_ratio: ratio from ``end`` on.
+        end_ratio: ratio at and after ``end``.
         num_steps: number of equal drops of ``schedule='step'``.
         last_iter: the iteration that comes next, counted from 0, whose ratio is set at once. None
             leaves the ratio as it is until :meth:`set_iteration` or the first :meth:`step`.

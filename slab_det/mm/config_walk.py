@@ -30,7 +30,7 @@ def walk_dicts(node: Any, path: str = '') -> Iterator[tuple[str, dict[str, Any]]
 
 
 def rebuild(node: Any, change: Callable[[Any], Any]) -> Any:
-    """Return a copy of ``node`` in which ``change(value)`` replaces every value below it and itself,
+    """Return a copy of ``node`` in which ``change(value)`` replaces it and every value below it,
     parents first; dicts and lists that ``change`` returns unchanged are descended into."""
     new = change(node)
     if new is not node:

@@ -186,7 +186,7 @@ def test_a_grid_that_is_no_square_needs_its_size():
     old, new = pvt(img_size=(48, 80)), pvt()
     with pytest.raises(
         CheckpointError,
-        match='layers.0.absolute_pos_embed cannot be resized: 240 tokens are no square grid',
+        match='layers.0.absolute_pos_embed cannot be resized: 240 tokens are not a square grid',
     ):
         convert_state_dict(old.state_dict(), new.state_dict(), resize_grids=True)
 

@@ -1,4 +1,4 @@
-"""The self-contained runner: preprocessing and masks against mmdet, a process without torch, bad input."""
+"""The self-contained runner: preprocessing and masks as mmdet's, no torch, bad input."""
 
 import json
 import subprocess
@@ -21,8 +21,8 @@ SCRIPT = Path(onnx_detector.__file__)
 
 
 def write_file(path, metadata, masks=False):
-    """A file whose detections are two boxes that depend on the image's size: its left half, label 1, and
-    all of it, label 0."""
+    """A file whose detections are two boxes that depend on the image's size: its left half, label
+    1, and all of it, label 0."""
     floats = dict(first=[[0, 0, 0.5, 1], [0, 0, 1, 1]], scores=[0.9, 0.4])
     nodes = [
         helper.make_node('Shape', ['image'], ['shape']),
@@ -142,7 +142,7 @@ def test_bad_files_are_refused_in_one_sentence(tmp_path):
     with pytest.raises(ValueError, match='missing.onnx is not a file'):
         OnnxDetector(tmp_path / 'missing.onnx')
     (tmp_path / 'text.onnx').write_text('no model')
-    with pytest.raises(ValueError, match='text.onnx is no ONNX model'):
+    with pytest.raises(ValueError, match='text.onnx is not an ONNX model'):
         OnnxDetector(tmp_path / 'text.onnx')
     with pytest.raises(ValueError, match='holds no description'):
         OnnxDetector(write_file(tmp_path / 'a.onnx', None))
@@ -195,7 +195,8 @@ def run_script(folder, *arguments):
     """Run a copy of the file in a process that can import neither torch nor this project."""
     copy = folder / 'copied.py'
     copy.write_text(
-        'import sys\nfor name in ("torch", "slab_det", "mmdet", "onnx"):\n    sys.modules[name] = None\n'
+        'import sys\n'
+        'sys.modules.update(dict.fromkeys(("torch", "slab_det", "mmdet", "onnx")))\n'
         + SCRIPT.read_text(encoding='utf-8')
     )
     return subprocess.run(
@@ -221,7 +222,7 @@ def test_a_copy_of_the_script_draws_where_torch_is_not(tmp_path):
     'arguments, words',
     [
         (('a.onnx', 'a.onnx', '--out', 'c.png'), 'a.onnx is not an image'),
-        (('b.png', 'b.png', '--out', 'c.png'), 'b.png is no ONNX model'),
+        (('b.png', 'b.png', '--out', 'c.png'), 'b.png is not an ONNX model'),
         (('a.onnx', 'b.png', '--out', 'c.txt'), 'c.txt must end in'),
         (('a.onnx', 'b.png', '--out', 'no/folder/c.png'), 'cannot be written'),
     ],

@@ -38,7 +38,8 @@ def fails(monkeypatch, capsys, name, *arguments):
 
 @pytest.fixture(scope='module')
 def place(tmp_path_factory):
-    """A folder with a config, checkpoints and test set of a small Mask R-CNN, whose best detections are the truth."""
+    """A small Mask R-CNN: a folder with config, checkpoints and a test set whose truth is the best
+    detections."""
     folder = tmp_path_factory.mktemp('onnx')
     cfg = small_detectors.config('mask-rcnn')
     cfg.custom_imports = dict(imports=['slab_det'], allow_failed_imports=False)

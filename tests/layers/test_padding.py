@@ -137,7 +137,7 @@ def test_evaluation_and_frozen_statistics_take_no_notice():
     with valid_tokens(SIZES, PADDED):
         assert torch.equal(norm(x), norm(x))
         norm.eval()
-        # Not even of tokens that are no map of the batch.
+        # Not even of tokens that are not a map of the batch.
         norm(torch.randn(2, 7, C, dtype=torch.float64))
 
 

@@ -134,7 +134,7 @@ def test_norm_attention_and_checkpoint_go_into_the_config(plug):
         (
             ('stuck.py', '--out', 'new.py'),
             'the RetinaNet of stuck.py cannot be built with this backbone: AssertionError '
-            '(not adapted: model.neck names no channels 64, 128, 256, 512 of the maps that it reads',
+            '(not adapted: model.neck names no channels 64, 128, 256, 512 of the maps that it',
         ),
         (
             ('untrained.py', '--out', 'new.py'),

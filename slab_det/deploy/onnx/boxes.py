@@ -71,7 +71,7 @@ class Decoder(nn.Module):
 
 
 class Suppression(nn.Module):
-    """Non-maximum suppression by groups, then the best boxes of all, falling by score.
+    """Non-maximum suppression by groups, then the best boxes of all, by descending score.
 
     Args:
         cfg: ``test_cfg`` of the head, with ``nms`` and ``max_per_img``.
@@ -94,7 +94,7 @@ class Suppression(nn.Module):
         Args:
             boxes: ``(N, 4)``.
             scores: ``(N, )``.
-            groups: ``(N, )`` number of the group of a box, below ``count``. Boxes of different groups
+            groups: ``(N, )`` number of each box's group, below ``count``. Boxes of different groups
                 do not suppress each other.
             count: how many groups there are.
         """
@@ -133,7 +133,7 @@ def suppress_by_class(boxes: Tensor, scores: Tensor, cfg) -> tuple[Tensor, Tenso
     """Return boxes ``(K, 4)``, scores and labels as mmdet's ``multiclass_nms`` does.
 
     Args:
-        boxes: ``(N, 4)``, or ``(N, C, 4)`` where every class has boxes of its own.
+        boxes: ``(N, 4)``, or ``(N, C, 4)`` with separate boxes for every class.
         scores: ``(N, C)``.
         cfg: ``test_cfg`` of the box head, with ``score_thr``, ``nms`` and ``max_per_img``.
     """

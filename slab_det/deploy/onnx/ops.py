@@ -54,8 +54,8 @@ class _NonMaxSuppression(torch.autograd.Function):
 
 
 def top_k(x: Tensor, limit: int):
-    """Return the ``limit`` largest entries of ``x: (N,)``, all of them where there are fewer,
-    falling, and their indices. A limit below 1 is none."""
+    """Return the ``limit`` largest entries of ``x: (N,)``, or all if there are fewer, in descending
+    order, and their indices. A limit below 1 means no limit."""
     return _TopK.apply(x, limit if limit > 0 else _INT64)
 
 
@@ -66,10 +66,10 @@ def non_max_suppression(
 
     Args:
         boxes: ``(A, N, 4)`` as x1, y1, x2, y2.
-        scores: ``(A, G, N)``; every one of the ``A * G`` rows is a group of its own.
+        scores: ``(A, G, N)``; each of the ``A * G`` rows is a separate group.
         limit: most boxes kept per group; below 1 for no limit.
-        iou: a box goes where its overlap is above it.
-        threshold: boxes count where their score is above it.
+        iou: a box is dropped if its overlap exceeds this.
+        threshold: boxes count if their score exceeds this.
 
     Returns:
         ``(K, 3)``: the numbers in A, G and N of each box kept.

@@ -22,7 +22,7 @@ def calibration_images(folder: str | os.PathLike, number: int) -> list[Path]:
     """Return up to ``number`` images below ``folder``, evenly spread over their sorted names.
 
     Raises:
-        InputError: there is no folder, or no image in it.
+        InputError: the folder does not exist or holds no image.
     """
     if not os.path.isdir(folder):
         raise InputError(f'{folder} is not a folder; give one with images.')
@@ -76,18 +76,18 @@ def quantize_graph(
 ) -> int:
     """Write the graph ``source`` with the products of its linear and convolution layers in INT8.
 
-    What a layer takes gets 8 bits with a scale per tensor from the ``inputs``, its weights 8 bits with
-    a scale per output channel. What a linear layer returns stays float32, as its sum is: rounding it
-    would cost accuracy and time and save neither. Products of two activations, as in attention, stay in
-    float32: their sums run over thousands of tokens. So do norms, softmax and everything behind the
-    heads.
+    The inputs of a layer get 8 bits with a scale per tensor from the ``inputs``, its weights 8 bits
+    with a scale per output channel. The output of a linear layer stays float32, as its sum is:
+    rounding it would cost accuracy and time and save nothing. Products of two activations, as in
+    attention, stay in float32, because their sums run over thousands of tokens. So do norms,
+    softmax and everything behind the heads.
 
     Args:
         source: an ONNX file.
         target: the file to write; whole or not at all.
         inputs: by name, for a run each.
         method: 'minmax', or 'percentile' or 'entropy', which cut off rare values.
-        keep: layers stay in float32 where this regular expression is found in their name.
+        keep: layers whose name contains this regular expression stay in float32.
 
     Returns:
         The number of layers that were quantized.

@@ -320,8 +320,8 @@ def _is_new(norm: PRepBN) -> bool:
 
 
 def _copies(model: nn.Module, norms: dict[str, PRepBN], names: list[str]) -> list[str]:
-    """Return those of ``names`` in a part of ``model`` that is in evaluation mode as a whole, like a
-    teacher, and has a counterpart in another part that is trained."""
+    """Return those of ``names`` that lie in a part of ``model`` which, like a teacher, is in
+    evaluation mode as a whole, and have a counterpart in another part that is trained."""
     trained = {name.partition('.')[2] for name, norm in norms.items() if norm.repbn.bn.training}
     split = [(name, *name.partition('.')[::2]) for name in names]
     return [

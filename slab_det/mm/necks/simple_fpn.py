@@ -10,6 +10,9 @@ from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 
 
+_INIT = dict(type='Xavier', layer='Conv2d', distribution='uniform')
+
+
 @MODELS.register_module()
 class SimpleFPN(BaseModule):
     """Simple feature pyramid of the last map of a plain vision transformer.
@@ -43,9 +46,7 @@ class SimpleFPN(BaseModule):
         out_channels: int = 256,
         scales: Sequence[float] = (4, 2, 1, 0.5),
         num_outs: int = 5,
-        init_cfg: dict[str, Any] | None = dict(
-            type='Xavier', layer='Conv2d', distribution='uniform'
-        ),
+        init_cfg: dict[str, Any] | None = _INIT,
     ) -> None:
         super().__init__(init_cfg)
         if not isinstance(in_channels, int):

@@ -13,7 +13,7 @@ class Difference(NamedTuple):
 
     Attributes:
         count: detections of the first.
-        extra: detections that the second has more; negative where it has fewer.
+        extra: how many more detections the second has; negative if it has fewer.
         matched: detections of the first that the second has too: the same label, every side of the
             box within a pixel, the score within 0.01.
         box: largest difference of a box's side among the matched, in pixels.
@@ -30,8 +30,8 @@ class Difference(NamedTuple):
 
     def __str__(self) -> str:
         return (
-            f'{self.matched} of {self.count} detections matched ({self.extra:+d}); largest difference: box '
-            f'{self.box:.2g} pixels, score {self.score:.2g}'
+            f'{self.matched} of {self.count} detections matched ({self.extra:+d}); largest '
+            f'difference: box {self.box:.2g} pixels, score {self.score:.2g}'
             + (f', mask {self.mask:.2g}' if self.mask else '')
         )
 
@@ -102,7 +102,7 @@ def torch_detections(detector: nn.Module, image: np.ndarray) -> dict[str, np.nda
 
 
 def noise_image(height: int, width: int, seed: int = 0) -> np.ndarray:
-    """Return ``(height, width, 3)`` bytes of blobs of every size, in which a detector finds something."""
+    """Return ``(height, width, 3)`` bytes of blobs of every size, for a detector to find."""
     import cv2
 
     generator = np.random.default_rng(seed)
@@ -114,8 +114,8 @@ def noise_image(height: int, width: int, seed: int = 0) -> np.ndarray:
 
 
 def comparison_sizes(resize, size=None) -> Sequence[tuple[int, int]]:
-    """Return heights and widths to compare at: those of the test pipeline, and others that no window
-    divides; only ``size`` where the file is of that size.
+    """Return heights and widths to compare at: those of the test pipeline, and others that no
+    window divides; only ``size`` if the file is of that size.
 
     Args:
         resize: of the file's metadata.

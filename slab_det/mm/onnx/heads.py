@@ -79,7 +79,7 @@ class Proposals(nn.Module):
         self.suppression = Suppression(cfg, -0.5)
 
     def forward(self, maps: Sequence[Tensor], size: Tensor) -> Tensor:
-        """Return boxes ``(K, 4)``, falling by score."""
+        """Return boxes ``(K, 4)``, sorted by descending score."""
         levels = self.levels(maps, size)
         groups = [torch.full_like(classes, level) for level, (*_, classes) in enumerate(levels)]
         boxes, scores = (torch.cat(parts) for parts in list(zip(*levels))[:2])

@@ -1,4 +1,4 @@
-"""What an exported file says of itself: how an image gets in, and what its labels mean."""
+"""Metadata of an exported file: how an image is prepared, and what its labels mean."""
 
 from collections.abc import Mapping
 from typing import Any

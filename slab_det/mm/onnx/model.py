@@ -79,9 +79,9 @@ class DetectorGraph(nn.Module):
             image: bytes ``(1, H, W, 3)``, channels blue, green, red.
 
         Returns:
-            boxes ``(K, 4)`` as x1, y1, x2, y2 in pixels of ``image``, scores ``(K, )`` falling,
-            labels ``(K, )``, and mask logits ``(K, h, w)`` of each box's label where there is a
-            mask head.
+            boxes ``(K, 4)`` as x1, y1, x2, y2 in pixels of ``image``, scores ``(K, )`` in
+            descending order, labels ``(K, )``, and mask logits ``(K, h, w)`` of each box's label if
+            there is a mask head.
         """
         x, size = self.preprocessing(image)
         maps = self.neck(self.backbone(x))

@@ -1,4 +1,4 @@
-"""Activation checkpointing on two processes computes what one process computes on the joint batch without it."""
+"""Activation checkpointing on two processes computes what one process computes without it."""
 
 import pytest
 import torch

@@ -81,7 +81,7 @@ def test_each_image_inside_wrappers_comes_once_as_the_test_sees_it(part, wrap, i
     inner = dataset.datasets if isinstance(dataset, ConcatDataset) else [dataset]
     assert [one.get_data_info(i)['img_id'] for one in inner for i in range(len(one))] == ids
     for one in inner:
-        assert one.test_mode  # so the image without a box is there, and a fault does not become another image
+        assert one.test_mode  # so images without boxes stay, and a fault raises
         assert [type(step).__name__ for step in one.pipeline.transforms] == ['PackDetInputs']
         assert one.pipeline.transforms[0].meta_keys == ('img_id', 'img_path')
     first = [one.get_data_info(0)['img_path'] for one in inner]

@@ -6,7 +6,7 @@ import os
 import pytest
 import torch
 
-from slab_det.deploy import reparameterize
+from slab_det.deploy import place_twins, reparameterize
 from slab_det.mm.onnx.compare import compare, noise_image, torch_detections
 from slab_det.mm.onnx.metadata import KEY, file_metadata
 from tests.mm import small_detectors
@@ -72,7 +72,7 @@ def test_every_backbone_is_the_same_at_every_size(family, tmp_path):
     from tests.networks import settle
 
     torch.manual_seed(0)
-    backbone = settle(MODELS.build(small_detectors.BACKBONES[family]))
+    backbone = place_twins(settle(MODELS.build(small_detectors.BACKBONES[family])))
     path = tmp_path / 'backbone.onnx'
     names = [f'stage{i}' for i in backbone.out_indices]
     with torch.no_grad():
@@ -115,7 +115,7 @@ def test_mmdets_own_swin_with_prepbn_is_the_same_at_every_size(tmp_path):
     path = tmp_path / 'detector.onnx'
     export(cfg, path, model=model)
     running = session(path)
-    # Below and above the size that it was traced with, to which mmdet's padding would bring every image.
+    # Below and above the traced size, to which mmdet's padding would bring every image.
     for size in [(75, 101), (21, 19), (260, 300)]:
         assert_same(model, running, size)
 

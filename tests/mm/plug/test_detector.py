@@ -47,11 +47,11 @@ def test_a_backbone_that_cannot_be_built_is_named():
         ("model = dict(type='A')", 'has no model.backbone, there is nothing to replace'),
         (
             "model = dict(type='A', detector=dict(type='B', backbone=dict(type='C')))",
-            'wraps a detector, whose backbone is model.detector.backbone: plug the config of that detector',
+            'wraps a detector, whose backbone is model.detector.backbone: plug the config of that',
         ),
         (
-            "model = dict(type='A', backbone=dict(type='C'), neck=dict(rfp_backbone=dict(type='D')))",
-            'has a second backbone, model.neck.rfp_backbone',
+            "model = dict(type='A', backbone=dict(type='C'), neck=dict(a_backbone=dict(type='D')))",
+            'has a second backbone, model.neck.a_backbone',
         ),
         (
             'model = dict(type=dict, backbone=dict(type=list))',
