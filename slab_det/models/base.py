@@ -1,17 +1,34 @@
 """Parts that all transformers share: stages, feature extraction, head, entry points."""
 
+import sys
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import ClassifierHead, trunc_normal_
-from timm.models import build_model_with_cfg
+from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 #: Names of parameters that lie on a grid of positions, the attribute ``grid`` of their module.
 POSITIONS = ('positional_encoding', 'absolute_pos_embed', 'pos_embed')
+#: timm's description of pretrained weights.
+_PRETRAINED = dict(
+    url='',
+    num_classes=1000,
+    input_size=(3, 224, 224),
+    pool_size=(7, 7),
+    crop_pct=0.9,
+    interpolation='bicubic',
+    mean=IMAGENET_DEFAULT_MEAN,
+    std=IMAGENET_DEFAULT_STD,
+    first_conv='patch_embed.proj',
+    classifier='head.fc',
+    license='apache-2.0',
+)
 
 
 class FeatureStages(nn.Module):
@@ -231,42 +248,39 @@ def check_lengths(stages: int, **per_stage: Sequence[Any]) -> None:
             )
 
 
-def pretrained_cfg(**kwargs: Any) -> dict[str, Any]:
-    """Return timm's description of pretrained weights; ``kwargs`` change it."""
-    return {
-        **dict(
-            url='',
-            num_classes=1000,
-            input_size=(3, 224, 224),
-            pool_size=(7, 7),
-            crop_pct=0.9,
-            interpolation='bicubic',
-            mean=(0.485, 0.456, 0.406),
-            std=(0.229, 0.224, 0.225),
-            first_conv='patch_embed.proj',
-            classifier='head.fc',
-            license='apache-2.0',
-        ),
-        **kwargs,
-    }
-
-
-def create_model(
+def register_models(
+    module: str,
     kind: type[FeatureStages],
-    variant: str,
-    pretrained: bool,
-    kwargs: Mapping[str, Any],
-    **published: Any,
-) -> FeatureStages:
-    """Build the model of a timm entry point.
+    models: Mapping[str, Mapping[str, Any]],
+    **cfg: Any,
+) -> None:
+    """Make published models functions of a module, timm's entry points, and register them.
 
     Args:
-        kind: class of the model.
-        variant: name of the entry point.
-        pretrained: load the weights of its ``pretrained_cfg``.
-        kwargs: what the user gives; it overrides ``published``.
-        **published: the arguments of the published model.
+        module: name of the module.
+        kind: class of the models.
+        models: name of each -> its arguments, which the user can override.
+        **cfg: what differs in timm's description of their pretrained weights.
     """
+    namespace = vars(sys.modules[module])
+    cfg = {**_PRETRAINED, **cfg}
+    namespace['default_cfgs'] = generate_default_cfgs(dict.fromkeys(models, cfg))
+    for name, published in models.items():
+        entry = partial(_create, kind, name, published)
+        entry.__name__ = entry.__qualname__ = name
+        entry.__module__ = module
+        entry.__doc__ = f'Return the {kind.__name__} {name}.'
+        namespace[name] = register_model(entry)
+
+
+def _create(
+    kind: type[FeatureStages],
+    variant: str,
+    published: Mapping[str, Any],
+    pretrained: bool = False,
+    **kwargs: Any,
+) -> FeatureStages:
+    """Build the model ``variant`` with the ``published`` arguments, which ``kwargs`` override."""
     # Imported here, since conversion reads the published sizes from the models.
     from slab_det.checkpoints import checkpoint_filter_fn
 

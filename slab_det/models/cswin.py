@@ -11,7 +11,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from timm.layers import DropPath, Mlp, calculate_drop_path_rates, to_2tuple
-from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 
 from slab_det.layers import (
@@ -28,9 +27,8 @@ from .base import (
     Stage,
     check_attn_types,
     check_lengths,
-    create_model,
     init_linear,
-    pretrained_cfg,
+    register_models,
 )
 
 #: Sizes of the published models.
@@ -334,20 +332,11 @@ def _check_heads(
             )
 
 
-default_cfgs = generate_default_cfgs({f'slab_cswin_{arch}': pretrained_cfg() for arch in ARCHS})
-
-
-def _create(variant: str, arch: str, pretrained: bool, **kwargs: Any):
-    return create_model(CSWinTransformer, variant, pretrained, kwargs, **ARCHS[arch])
-
-
-@register_model
-def slab_cswin_tiny(pretrained: bool = False, **kwargs: Any) -> CSWinTransformer:
-    """SLAB-CSWin-T: linear attention in the first two stages, PRepBN."""
-    return _create('slab_cswin_tiny', 'tiny', pretrained, **kwargs)
-
-
-@register_model
-def slab_cswin_small(pretrained: bool = False, **kwargs: Any) -> CSWinTransformer:
-    """SLAB-CSWin-S: linear attention in the first two stages, PRepBN."""
-    return _create('slab_cswin_small', 'small', pretrained, **{'drop_path_rate': 0.3, **kwargs})
+register_models(
+    __name__,
+    CSWinTransformer,
+    {
+        'slab_cswin_tiny': ARCHS['tiny'],
+        'slab_cswin_small': {**ARCHS['small'], 'drop_path_rate': 0.3},
+    },
+)

@@ -17,7 +17,6 @@ from timm.layers import (
     to_2tuple,
     trunc_normal_,
 )
-from timm.models import generate_default_cfgs, register_model
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
@@ -32,7 +31,7 @@ from slab_det.layers import (
 )
 from slab_det.layers.build import Norm
 
-from .base import FeatureStages, as_map, create_model, init_linear, pretrained_cfg, run_block
+from .base import FeatureStages, as_map, init_linear, register_models, run_block
 
 #: Sizes; tiny and small are published.
 ARCHS: dict[str, dict[str, Any]] = {
@@ -345,51 +344,14 @@ class VisionTransformer(GridCache, FeatureStages):
         )
 
 
-default_cfgs = generate_default_cfgs(
+register_models(
+    __name__,
+    VisionTransformer,
     {
-        name: pretrained_cfg(pool_size=None, classifier='head')
+        name: {**ARCHS[arch], 'attn_types': attn_types}
         for arch in ARCHS
-        for name in (f'slab_deit_{arch}', f'deit_{arch}_prepbn')
-    }
+        for name, attn_types in ((f'slab_deit_{arch}', 'L'), (f'deit_{arch}_prepbn', 'S'))
+    },
+    pool_size=None,
+    classifier='head',
 )
-
-
-def _create(variant: str, arch: str, attn_types: str, pretrained: bool, **kwargs: Any):
-    published = {**ARCHS[arch], 'attn_types': attn_types}
-    return create_model(VisionTransformer, variant, pretrained, kwargs, **published)
-
-
-@register_model
-def slab_deit_tiny(pretrained: bool = False, **kwargs: Any) -> VisionTransformer:
-    """SLAB-DeiT-T: linear attention, no class token, PRepBN."""
-    return _create('slab_deit_tiny', 'tiny', 'L', pretrained, **kwargs)
-
-
-@register_model
-def slab_deit_small(pretrained: bool = False, **kwargs: Any) -> VisionTransformer:
-    """SLAB-DeiT-S: linear attention, no class token, PRepBN."""
-    return _create('slab_deit_small', 'small', 'L', pretrained, **kwargs)
-
-
-@register_model
-def slab_deit_base(pretrained: bool = False, **kwargs: Any) -> VisionTransformer:
-    """SLAB-DeiT-B, not published: linear attention, no class token, PRepBN."""
-    return _create('slab_deit_base', 'base', 'L', pretrained, **kwargs)
-
-
-@register_model
-def deit_tiny_prepbn(pretrained: bool = False, **kwargs: Any) -> VisionTransformer:
-    """DeiT-T with PRepBN: softmax attention, class token."""
-    return _create('deit_tiny_prepbn', 'tiny', 'S', pretrained, **kwargs)
-
-
-@register_model
-def deit_small_prepbn(pretrained: bool = False, **kwargs: Any) -> VisionTransformer:
-    """DeiT-S with PRepBN: softmax attention, class token."""
-    return _create('deit_small_prepbn', 'small', 'S', pretrained, **kwargs)
-
-
-@register_model
-def deit_base_prepbn(pretrained: bool = False, **kwargs: Any) -> VisionTransformer:
-    """DeiT-B with PRepBN, not published: softmax attention, class token."""
-    return _create('deit_base_prepbn', 'base', 'S', pretrained, **kwargs)

@@ -9,10 +9,9 @@ returns is both the stage's output and the next stage's input.
 import math
 from typing import Any
 
-from timm.models import generate_default_cfgs, register_model
 from torch import nn
 
-from .base import create_model, init_linear, pretrained_cfg
+from .base import init_linear, register_models
 from .pyramid import PyramidTransformer
 
 _WIDTHS = dict(embed_dims=(64, 128, 320, 512), num_heads=(1, 2, 5, 8), mlp_ratios=(8, 8, 4, 4))
@@ -52,46 +51,9 @@ def _init_weights(module: nn.Module) -> None:
             nn.init.zeros_(module.bias)
 
 
-default_cfgs = generate_default_cfgs(
-    {f'slab_pvt_v2_{arch}': pretrained_cfg(fixed_input_size=False) for arch in ARCHS}
+register_models(
+    __name__,
+    PyramidVisionTransformerV2,
+    {f'slab_pvt_v2_{arch}': widths for arch, widths in ARCHS.items()},
+    fixed_input_size=False,
 )
-
-
-def _create(variant: str, arch: str, pretrained: bool, **kwargs: Any):
-    return create_model(PyramidVisionTransformerV2, variant, pretrained, kwargs, **ARCHS[arch])
-
-
-@register_model
-def slab_pvt_v2_b0(pretrained: bool = False, **kwargs: Any) -> PyramidVisionTransformerV2:
-    """SLAB-PVTv2-B0: linear attention without reduction, PRepBN."""
-    return _create('slab_pvt_v2_b0', 'b0', pretrained, **kwargs)
-
-
-@register_model
-def slab_pvt_v2_b1(pretrained: bool = False, **kwargs: Any) -> PyramidVisionTransformerV2:
-    """SLAB-PVTv2-B1: linear attention without reduction, PRepBN."""
-    return _create('slab_pvt_v2_b1', 'b1', pretrained, **kwargs)
-
-
-@register_model
-def slab_pvt_v2_b2(pretrained: bool = False, **kwargs: Any) -> PyramidVisionTransformerV2:
-    """SLAB-PVTv2-B2: linear attention without reduction, PRepBN."""
-    return _create('slab_pvt_v2_b2', 'b2', pretrained, **kwargs)
-
-
-@register_model
-def slab_pvt_v2_b3(pretrained: bool = False, **kwargs: Any) -> PyramidVisionTransformerV2:
-    """SLAB-PVTv2-B3: linear attention without reduction, PRepBN."""
-    return _create('slab_pvt_v2_b3', 'b3', pretrained, **kwargs)
-
-
-@register_model
-def slab_pvt_v2_b4(pretrained: bool = False, **kwargs: Any) -> PyramidVisionTransformerV2:
-    """SLAB-PVTv2-B4: linear attention without reduction, PRepBN."""
-    return _create('slab_pvt_v2_b4', 'b4', pretrained, **kwargs)
-
-
-@register_model
-def slab_pvt_v2_b5(pretrained: bool = False, **kwargs: Any) -> PyramidVisionTransformerV2:
-    """SLAB-PVTv2-B5: linear attention without reduction, PRepBN."""
-    return _create('slab_pvt_v2_b5', 'b5', pretrained, **kwargs)

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from timm.layers import DropPath, Mlp, calculate_drop_path_rates
-from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 
 from slab_det.layers import (
@@ -30,9 +29,8 @@ from .base import (
     Stage,
     check_attn_types,
     check_lengths,
-    create_model,
     init_linear,
-    pretrained_cfg,
+    register_models,
 )
 
 #: Sizes of the published models.
@@ -203,51 +201,12 @@ class SwinTransformer(FeatureStages):
         self.apply(init_linear)
 
 
-default_cfgs = generate_default_cfgs(
+register_models(
+    __name__,
+    SwinTransformer,
     {
-        name: pretrained_cfg()
+        name: {**ARCHS[arch], 'attn_types': attn_types}
         for arch in ARCHS
-        for name in (f'slab_swin_{arch}', f'swin_{arch}_prepbn')
-    }
+        for name, attn_types in ((f'slab_swin_{arch}', 'LLSS'), (f'swin_{arch}_prepbn', 'SSSS'))
+    },
 )
-
-
-def _create(variant: str, arch: str, attn_types: str, pretrained: bool, **kwargs: Any):
-    published = {**ARCHS[arch], 'attn_types': attn_types}
-    return create_model(SwinTransformer, variant, pretrained, kwargs, **published)
-
-
-@register_model
-def slab_swin_tiny(pretrained: bool = False, **kwargs: Any) -> SwinTransformer:
-    """SLAB-Swin-T: linear attention in the first two stages, PRepBN."""
-    return _create('slab_swin_tiny', 'tiny', 'LLSS', pretrained, **kwargs)
-
-
-@register_model
-def slab_swin_small(pretrained: bool = False, **kwargs: Any) -> SwinTransformer:
-    """SLAB-Swin-S: linear attention in the first two stages, PRepBN."""
-    return _create('slab_swin_small', 'small', 'LLSS', pretrained, **kwargs)
-
-
-@register_model
-def slab_swin_base(pretrained: bool = False, **kwargs: Any) -> SwinTransformer:
-    """SLAB-Swin-B: linear attention in the first two stages, PRepBN."""
-    return _create('slab_swin_base', 'base', 'LLSS', pretrained, **kwargs)
-
-
-@register_model
-def swin_tiny_prepbn(pretrained: bool = False, **kwargs: Any) -> SwinTransformer:
-    """Swin-T with PRepBN: softmax attention in windows of 7."""
-    return _create('swin_tiny_prepbn', 'tiny', 'SSSS', pretrained, **kwargs)
-
-
-@register_model
-def swin_small_prepbn(pretrained: bool = False, **kwargs: Any) -> SwinTransformer:
-    """Swin-S with PRepBN: softmax attention in windows of 7."""
-    return _create('swin_small_prepbn', 'small', 'SSSS', pretrained, **kwargs)
-
-
-@register_model
-def swin_base_prepbn(pretrained: bool = False, **kwargs: Any) -> SwinTransformer:
-    """Swin-B with PRepBN: softmax attention in windows of 7."""
-    return _create('swin_base_prepbn', 'base', 'SSSS', pretrained, **kwargs)
