@@ -159,10 +159,9 @@ def plug(state: dict) -> bool:
 
 
 def train(state: dict) -> str:
+    from builtin_data import on_builtin_data
     from mmengine.config import Config
     from mmengine.runner import Runner
-
-    from slab_det.mm.plug.builtin import on_builtin_data
 
     cfg = on_builtin_data(
         Config.fromfile(state['config']), str(Path(state['args'].work_dir) / 'coco')

@@ -12,6 +12,7 @@ from slab_det.cli import (
     add_config_arguments,
     add_part,
     file_name,
+    fold_norms,
     load_detector,
     number,
     require_onnx,
@@ -50,22 +51,15 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def deployed(model, source: str):
-    """Return the model re-parameterized, or as it is if it has no norm of this package."""
-    from slab_det.deploy import UnfinishedRatioError, reparameterize
+def deployed(model, args: argparse.Namespace):
+    """Return the model re-parameterized, or unchanged if it has no norm of this package."""
     from slab_det.layers import PRepBN, RepBN
 
     if not any(isinstance(module, (PRepBN, RepBN)) for module in model.modules()):
         print('the detector has no PRepBN or RepBN: exported as it is')
         return model
-    with user_input(source, SlabDetError):
-        try:
-            return reparameterize(model)
-        except UnfinishedRatioError as error:
-            remedy = (
-                'fold it with tools/reparameterize.py --drop-layer-norm and export what that writes'
-            )
-            raise UnfinishedRatioError(error.ratio, remedy, error.norm) from error
+    remedy = 'fold it with tools/reparameterize.py --drop-layer-norm and export what that writes'
+    return fold_norms(model, args, remedy)
 
 
 def compare_with_torch(model, path: Path, metadata: dict, images: list) -> None:
@@ -115,7 +109,7 @@ def main(args: argparse.Namespace) -> None:
     threshold = model.test_cfg.rcnn.mask_thr_binary if getattr(model, 'with_mask', False) else None
     with user_input(args.config, SlabDetError):
         metadata = file_metadata(cfg, None, threshold)
-    small = deployed(model, f'{args.config} with {args.checkpoint}')
+    small = deployed(model, args)
     with whole_file(out, '--out') as part:
         with user_input(args.config, SlabDetError):
             metadata = export_onnx(small, part, metadata, args.size)

@@ -26,11 +26,11 @@ from slab_det.cli import (
     load_config,
     number,
     progress,
-    read_checkpoint,
     run,
     user_input,
     whole_file,
     writable_folder,
+    write_legend,
     write_text,
 )
 
@@ -205,10 +205,7 @@ def draw_names(inferencer, classes, out: Path) -> None:
 
     names, legend = drawn_names(classes, font='DejaVu Sans')
     inferencer.visualizer.dataset_meta = {**inferencer.model.dataset_meta, 'classes': names}
-    if legend:
-        text = '\n'.join(f'{number} {name}' for number, name in legend.items())
-        write_text(out / 'vis' / 'legend.txt', f'{text}\n', '--out')
-        print(f'{len(legend)} class names are drawn as numbers, see {out / "vis" / "legend.txt"}')
+    write_legend(legend, out / 'vis')
 
 
 def main(args: argparse.Namespace) -> None:
@@ -221,10 +218,8 @@ def main(args: argparse.Namespace) -> None:
     check_data(cfg, ('test' if cfg.get('test_dataloader') else 'val',), absent_ok=True)
     model = check_model(cfg, args.config)
     if args.checkpoint is not None:
-        check_fit(args.checkpoint, model, 'checkpoint')
-        if '://' not in args.checkpoint:
-            content = read_checkpoint(args.checkpoint, 'checkpoint')
-            check_trained(cfg, content, f'checkpoint {args.checkpoint}')
+        content = check_fit(args.checkpoint, model, 'checkpoint')
+        check_trained(cfg, content, f'checkpoint {args.checkpoint}')
     del model
 
     from mmdet.apis import DetInferencer

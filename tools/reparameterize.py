@@ -11,15 +11,14 @@ from slab_det.cli import (
     add_part,
     add_shape,
     check_model,
+    fold_norms,
     load_detector,
     print_table,
     run,
-    user_input,
     writable_folder,
     write_checkpoint,
     write_text,
 )
-from slab_det.errors import SlabDetError
 
 #: Images, height x width, that the networks are compared on: whole windows, and odd.
 SIZES = ((224, 224), (250, 333))
@@ -79,15 +78,10 @@ def main(args: argparse.Namespace) -> None:
     folder = writable_folder(args.out, '--out')
     cfg, model, content = load_detector(args)
 
-    from slab_det.deploy import UnfinishedRatioError, reparameterize
     from slab_det.mm.deploy_config import deploy_config
 
-    with user_input(f'{args.config} with {args.checkpoint}', SlabDetError):
-        try:
-            deployed = reparameterize(model, drop_layer_norm=args.drop_layer_norm)
-        except UnfinishedRatioError as error:
-            remedy = 'pass --drop-layer-norm to do without it'
-            raise UnfinishedRatioError(error.ratio, remedy, error.norm) from error
+    remedy = 'pass --drop-layer-norm to do without it'
+    deployed = fold_norms(model, args, remedy, args.drop_layer_norm)
     new_cfg = deploy_config(cfg)
     twin = check_model(new_cfg, 'the deploy config')
     twin.load_state_dict(deployed.state_dict())

@@ -15,7 +15,6 @@ from slab_det.cli import (
     file_name,
     load_config,
     number,
-    read_checkpoint,
     run,
     runner_of,
 )
@@ -115,10 +114,8 @@ def main(args: argparse.Namespace) -> None:
     choose_work_dir(cfg, args.config, args.work_dir)
     check_data(cfg, ('test',), decode=args.check_images)
     model = check_model(cfg, args.config)
-    check_fit(args.checkpoint, model, 'checkpoint')
-    if '://' not in args.checkpoint:
-        content = read_checkpoint(args.checkpoint, 'checkpoint')
-        check_trained(cfg, content, f'checkpoint {args.checkpoint}')
+    content = check_fit(args.checkpoint, model, 'checkpoint')
+    check_trained(cfg, content, f'checkpoint {args.checkpoint}')
     if args.tta:
         test_with_augmentation(cfg, model)
     del model

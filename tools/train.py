@@ -3,7 +3,6 @@
 import argparse
 
 from slab_det.cli import (
-    InputError,
     add_runner_arguments,
     check_amp,
     check_data,
@@ -15,6 +14,7 @@ from slab_det.cli import (
     load_config,
     run,
     runner_of,
+    scale_lr,
     warn_of_missing_hook,
 )
 
@@ -49,12 +49,7 @@ def main(args: argparse.Namespace) -> None:
     check_amp(cfg, args.config)
 
     if args.auto_scale_lr:
-        if 'base_batch_size' not in (cfg.get('auto_scale_lr') or {}):
-            raise InputError(
-                f'--auto-scale-lr needs auto_scale_lr=dict(base_batch_size=...) in {args.config}, '
-                'the batch size for which its learning rate was chosen'
-            )
-        cfg.auto_scale_lr.enable = True
+        scale_lr(cfg, args.config)
 
     if args.resume is not None:
         cfg.resume = True

@@ -21,7 +21,7 @@ from slab_det.cli import (
     user_input,
     whole_file,
     writable_folder,
-    write_text,
+    write_legend,
 )
 from slab_det.mm.visualization import Instance, compare, drawn_names
 
@@ -95,14 +95,6 @@ def predicted_instances(sample, score_thr: float) -> list:
         )
         for i in range(len(predictions))
     ]
-
-
-def write_legend(legend: dict, out: Path) -> None:
-    """Write which class names are drawn as numbers, if any are."""
-    if legend:
-        text = ''.join(f'{number} {name}\n' for number, name in legend.items())
-        write_text(out / 'legend.txt', text, '--out')
-        print(f'{len(legend)} class names are drawn as numbers, see {out / "legend.txt"}')
 
 
 def main(args: argparse.Namespace) -> None:

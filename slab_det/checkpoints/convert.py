@@ -9,9 +9,7 @@ from slab_det.layers.norm_names import (
     STEP_COUNTERS,
     canonical_norm,
     entries_below,
-    layer_norm_entries,
     norm_prefixes,
-    repbn_entries,
     replace_entries,
 )
 from slab_det.layers.positions import resize_grid, square_grid
@@ -193,14 +191,14 @@ def _convert_norms(weights: dict[str, Tensor], target: Weights, moved: list[str]
                     f'the norm {prefix[:-1]} of the checkpoint has ratio {found:.4g}, but RepBN '
                     "has no LayerNorm branch; use norm_cfg=dict(type='PRepBN')."
                 )
-            new = repbn_entries(canonical)
+            new = entries_below(canonical, 'repbn.')
         elif prefix + 'weight' in target and prefix + 'running_mean' not in target:
             if found != 1:
                 raise CheckpointError(
                     f'the norm {prefix[:-1]} of the checkpoint is a PRepBN at ratio {found:.4g}, '
                     "but a LayerNorm in the model; use norm_cfg=dict(type='PRepBN')."
                 )
-            new = layer_norm_entries(canonical)
+            new = entries_below(canonical, 'ln.')
         else:
             new = {name: value for name, value in entries.items() if name not in STEP_COUNTERS}
         if new.keys() != entries.keys():

@@ -67,13 +67,6 @@ class Family:
         return dict(self.grids).get(key.rsplit('.', 1)[-1])
 
 
-def below(weights: Weights, prefix: str) -> dict[str, Tensor]:
-    """Return what lies below ``prefix`` in ``weights``, under the rest of the names."""
-    return {
-        key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)
-    }
-
-
 #: What a name begins with -> what replaces it.
 Rules = Sequence[tuple[str, str | Callable[[re.Match[str]], str]]]
 

@@ -15,9 +15,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from slab_det.errors import MissingFileError
+from slab_det.layers.norm_names import entries_below
 
 from .families import FAMILIES
-from .family import CheckpointError, below
+from .family import CheckpointError
 
 #: Keys under which training scripts nest the weights, and those averaged over training (EMA).
 NESTS = ('state_dict', 'model', 'model_state_dict', 'module', 'params')
@@ -251,7 +252,7 @@ def select_weights(
     if not prefix:
         return Selection(whole, taken)
     prefix = prefix if prefix.endswith('.') else prefix + '.'
-    inside = below(weights, prefix) or below(whole, prefix)
+    inside = entries_below(weights, prefix) or entries_below(whole, prefix)
     if not inside:
         raise CheckpointError(
             f'prefix={prefix!r} matches nothing in the checkpoint, whose entries begin with '
@@ -289,7 +290,7 @@ def _unwrap(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     weights = {_WITHIN.sub('', key): value for key, value in weights.items()}
     while True:
         for prefix in WRAPPERS:
-            inside = below(weights, prefix)
+            inside = entries_below(weights, prefix)
             rest = {
                 key: value
                 for key, value in weights.items()

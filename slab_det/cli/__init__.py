@@ -27,10 +27,10 @@ from .checks import (
     require_onnx,
     warn_of_missing_hook,
 )
-from .detector import load_detector
+from .detector import fold_norms, load_detector
 from .errors import built_from, run
-from .launch import check_amp, runner_of
-from .tables import markdown_table, print_table
+from .launch import check_amp, runner_of, scale_lr
+from .tables import markdown_table, print_table, write_legend
 
 __all__ = [
     'InputError',
@@ -52,6 +52,7 @@ __all__ = [
     'choose_work_dir',
     'device',
     'file_name',
+    'fold_norms',
     'load_config',
     'load_detector',
     'markdown_table',
@@ -63,10 +64,12 @@ __all__ = [
     'require_onnx',
     'run',
     'runner_of',
+    'scale_lr',
     'user_input',
     'warn_of_missing_hook',
     'whole_file',
     'writable_folder',
     'write_checkpoint',
+    'write_legend',
     'write_text',
 ]

@@ -45,13 +45,17 @@ def read_checkpoint(path: str, argument: str) -> dict[str, Any]:
     return checkpoints.read_checkpoint(path, argument, foreign=False)
 
 
-def check_fit(path: str, model, argument: str, whole: bool = True) -> None:
-    """Check that the checkpoint's weights are those of ``model``; addresses are left to mmengine.
+def check_fit(path: str, model, argument: str, whole: bool = True) -> dict[str, Any]:
+    """Check that the checkpoint's weights are those of ``model``, and return its content.
 
     The arguments are those of :func:`load_weights`, which overwrites the weights of ``model``.
+    Addresses are left to mmengine; nothing of them is returned.
     """
-    if '://' not in path:
-        load_weights(read_checkpoint(path, argument), path, model, argument, whole)
+    if '://' in path:
+        return {}
+    content = read_checkpoint(path, argument)
+    load_weights(content, path, model, argument, whole)
+    return content
 
 
 def load_weights(content: Any, path: str, model, argument: str, whole: bool = True) -> None:

@@ -72,10 +72,11 @@ def check_model(cfg, config: str):
     if cfg.get('model') is None:
         raise InputError(f'config {config} has no model: give a whole config, not a part of one')
     from slab_det.checkpoints import is_address
+    from slab_det.mm.config_walk import is_pretrained, walk_dicts
 
-    for path, checkpoint in _pretrained(cfg.model, 'model'):
-        if not is_address(str(checkpoint)):
-            check_checkpoint(checkpoint, path)
+    for path, node in walk_dicts(cfg.model, 'model'):
+        if is_pretrained(node) and not is_address(str(node.get('checkpoint'))):
+            check_checkpoint(node.get('checkpoint'), f'{path}.checkpoint')
     # This throw-away model's weights must not move an unseeded run's random numbers.
     with (
         user_input(f'the model of {config} cannot be built'),
@@ -135,7 +136,7 @@ def check_trained(cfg, content, argument: str) -> None:
     from .data_checks import first_dataset
 
     _, classes = first_dataset(cfg)
-    meta = content.get('meta') if isinstance(content, dict) else None
+    meta = content.get('meta')
     trained = meta.get('dataset_meta') if isinstance(meta, dict) else None
     warning = classes and check_trained_classes(trained, classes, argument)
     if warning:
@@ -169,6 +170,7 @@ def warn_of_missing_hook(cfg, model) -> None:
     from mmengine.registry import HOOKS
 
     from slab_det.layers import prepbn_modules
+    from slab_det.mm.config_walk import is_pretrained, walk
     from slab_det.mm.hooks import PRepBNHook
 
     kinds = [
@@ -186,7 +188,7 @@ def warn_of_missing_hook(cfg, model) -> None:
     if left and int(os.environ.get('RANK', 0)) == 0:
         finished = (
             ', unless that of the checkpoint in init_cfg is 0'
-            if any(_pretrained(cfg.model, ''))
+            if any(is_pretrained(node) for _, node in walk(cfg.model))
             else ''
         )
         print(
@@ -222,19 +224,3 @@ def naming_damaged_images() -> Iterator[None]:
             f'the image {path} cannot be decoded: replace it, or remove it from the annotations; '
             'tools/check_data.py CONFIG --check-images lists all such images'
         ) from error
-
-
-def _pretrained(node, path: str):
-    """Yield (setting, checkpoint) of every ``dict(type='Pretrained', checkpoint=...)``."""
-    if isinstance(node, dict):
-        kind = node.get('type')
-        if (kind if isinstance(kind, str) else getattr(kind, '__name__', '')) in (
-            'Pretrained',
-            'PretrainedInit',
-        ):
-            yield f'{path}.checkpoint', node.get('checkpoint')
-        for key, value in node.items():
-            yield from _pretrained(value, f'{path}.{key}')
-    elif isinstance(node, (list, tuple)):
-        for index, value in enumerate(node):
-            yield from _pretrained(value, f'{path}.{index}')

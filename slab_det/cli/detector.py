@@ -2,7 +2,7 @@
 
 import argparse
 
-from slab_det.errors import user_input
+from slab_det.errors import SlabDetError, user_input
 
 from .checkpoint_checks import check_checkpoint, load_weights, read_checkpoint
 from .checks import check_data, check_model, check_trained, deployed_part, load_config
@@ -39,3 +39,24 @@ def load_detector(args: argparse.Namespace, *phases: str):
     check_trained(cfg, content, f'checkpoint {args.checkpoint}')
     model = deployed_part(cfg, model, getattr(args, 'part', None), args.config)
     return cfg, model.eval(), content
+
+
+def fold_norms(model, args: argparse.Namespace, remedy: str, drop_layer_norm: bool = False):
+    """Return the re-parameterized detector of :func:`load_detector`.
+
+    Args:
+        model: the detector.
+        args: as for :func:`load_detector`.
+        remedy: what to do about a ratio that is not 0.
+        drop_layer_norm: see :func:`slab_det.deploy.reparameterize`.
+
+    Raises:
+        InputError: it cannot be re-parameterized.
+    """
+    from slab_det.deploy import UnfinishedRatioError, reparameterize
+
+    with user_input(f'{args.config} with {args.checkpoint}', SlabDetError):
+        try:
+            return reparameterize(model, drop_layer_norm=drop_layer_norm)
+        except UnfinishedRatioError as error:
+            raise UnfinishedRatioError(error.ratio, remedy, error.norm) from error

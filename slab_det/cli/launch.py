@@ -68,9 +68,9 @@ def check_amp(cfg, config: str) -> None:
     """Raise InputError if ``cfg`` asks for mixed precision that this machine cannot do."""
     from mmengine import device
 
-    kind = (cfg.get('optim_wrapper') or {}).get('type')
-    kind = kind if isinstance(kind, str) else getattr(kind, '__name__', '')
-    if kind.split('.')[-1] == 'AmpOptimWrapper' and not any(
+    from slab_det.mm.config_walk import kind_of
+
+    if kind_of(cfg.get('optim_wrapper')) == 'AmpOptimWrapper' and not any(
         getattr(device, f'is_{name}_available')() for name in ('cuda', 'npu', 'mlu', 'musa')
     ):
         raise InputError(
@@ -78,6 +78,20 @@ def check_amp(cfg, config: str) -> None:
             'torch can use: leave --amp out and take the config whose name does not start with '
             'amp-, or set --cfg-options optim_wrapper.type=OptimWrapper'
         )
+
+
+def scale_lr(cfg, config: str) -> None:
+    """Let mmengine scale the learning rate by the real batch size.
+
+    Raises:
+        InputError: ``cfg`` does not say for which batch size the rate was chosen.
+    """
+    if 'base_batch_size' not in (cfg.get('auto_scale_lr') or {}):
+        raise InputError(
+            f'--auto-scale-lr needs auto_scale_lr=dict(base_batch_size=...) in {config}, the batch '
+            'size for which its learning rate was chosen'
+        )
+    cfg.auto_scale_lr.enable = True
 
 
 @contextmanager

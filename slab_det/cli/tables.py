@@ -1,6 +1,9 @@
-"""Tables for terminals and Markdown."""
+"""Tables for terminals and Markdown, and legends of pictures."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from slab_det.files import write_text
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -18,6 +21,14 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     if not console.is_terminal:  # rich would fold lines at 80 characters in a file
         console.width = 1000
     console.print(table)
+
+
+def write_legend(legend: Mapping[str, str], folder: Path) -> None:
+    """Write to ``legend.txt`` which class names are drawn as numbers, if any are."""
+    if legend:
+        text = ''.join(f'{number} {name}\n' for number, name in legend.items())
+        write_text(folder / 'legend.txt', text, '--out')
+        print(f'{len(legend)} class names are drawn as numbers, see {folder / "legend.txt"}')
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]], align: str = '') -> str:

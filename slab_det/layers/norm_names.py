@@ -76,16 +76,6 @@ def canonical_norm(entries: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return canonical
 
 
-def repbn_entries(canonical: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the RepBN branch of :func:`canonical_norm` under the names of :class:`RepBN`."""
-    return entries_below(canonical, 'repbn.')
-
-
-def layer_norm_entries(canonical: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the LayerNorm branch of :func:`canonical_norm` under LayerNorm's names."""
-    return entries_below(canonical, 'ln.')
-
-
 def replace_entries(
     state_dict: dict[str, Tensor], prefix: str, entries: Mapping[str, Tensor]
 ) -> None:
@@ -141,6 +131,6 @@ def copied_norms(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
         entries = entries_below(renamed, prefix)
         canonical = canonical_norm(entries)
         if 'ln.weight' not in canonical and 'ratio' not in entries:
-            canonical = repbn_entries(canonical)
+            canonical = entries_below(canonical, 'repbn.')
         replace_entries(renamed, prefix, canonical)
     return renamed

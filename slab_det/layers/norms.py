@@ -12,7 +12,7 @@ from slab_det.errors import InputError
 
 from .autocast import autocast_device, without_autocast
 from .batch_norm import TokenBatchNorm, is_distributed
-from .norm_names import canonical_norm, entries_below, repbn_entries, replace_entries
+from .norm_names import canonical_norm, entries_below, replace_entries
 from .padding import valid_rows
 
 #: Devices where reading a tensor's value does not wait for other work.
@@ -128,7 +128,7 @@ class RepBN(nn.Module):
         self, state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
     ):
         entries = entries_below(state_dict, prefix)
-        if entries and not _is_native(entries, {'eta', 'bn.running_mean'}):
+        if entries and not {'eta', 'bn.running_mean'} <= entries.keys():
             canonical = canonical_norm(entries)
             if any(name.startswith('repbn.') for name in canonical):
                 if float(canonical['ratio']) != 0:
@@ -137,7 +137,7 @@ class RepBN(nn.Module):
                         'branch, so it takes a PRepBN checkpoint only at ratio 0; use PRepBN '
                         'to continue this one.'
                     )
-                replace_entries(state_dict, prefix, repbn_entries(canonical))
+                replace_entries(state_dict, prefix, entries_below(canonical, 'repbn.'))
         super()._load_from_state_dict(
             state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
         )
@@ -277,7 +277,7 @@ class PRepBN(nn.Module):
         self, state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
     ):
         entries = entries_below(state_dict, prefix)
-        if entries and not _is_native(entries, {'ratio'}):
+        if entries and 'ratio' not in entries:
             own = {name: value.detach() for name, value in self.state_dict().items()}
             replace_entries(state_dict, prefix, {**own, **canonical_norm(entries)})
         super()._load_from_state_dict(
@@ -312,10 +312,6 @@ def _keep_in_graph(out: Tensor, idle: nn.Module) -> Tensor:
     if not (torch.is_grad_enabled() and idle.training and is_distributed()):
         return out
     return out + sum(0 * p.sum() for p in idle.parameters() if p.requires_grad)
-
-
-def _is_native(entries, required) -> bool:
-    return required <= entries.keys()
 
 
 def prepbn_modules(model: nn.Module) -> list[PRepBN]:

@@ -105,8 +105,8 @@ class ValidTokens:
 
     def _unknown(self, what: str) -> ValueError:
         return ValueError(
-            f'{what} is not a map of a batch of {len(self.images)} images padded to {self.padded}, so '
-            'that its padding is not known: pad batches to a multiple of the largest stride '
+            f'{what} is not a map of a batch of {len(self.images)} images padded to {self.padded}, '
+            'so that its padding is not known: pad batches to a multiple of the largest stride '
             '(pad_size_divisor=32), or let padding count (remove ValidTokensHook).'
         )
 

@@ -23,6 +23,7 @@ from slab_det.cli import (
     load_config,
     number,
     run,
+    scale_lr,
     whole_file,
     writable_folder,
 )
@@ -169,33 +170,23 @@ def main(args: argparse.Namespace) -> None:
             'optim_wrapper: give a whole config'
         )
     if args.auto_scale_lr:
-        if 'base_batch_size' not in (cfg.get('auto_scale_lr') or {}):
-            raise InputError(
-                f'--auto-scale-lr needs auto_scale_lr=dict(base_batch_size=...) in {args.config}'
-            )
-        cfg.auto_scale_lr.enable = True
+        scale_lr(cfg, args.config)
     choose_work_dir(cfg, args.config)
     out = Path(args.out or os.path.join(cfg.work_dir, 'schedule.png'))
     writable_folder(out.parent, '--out')
     check_hooks(cfg, args.config)
     model = check_model(cfg, args.config)
-    from mmengine.logging import MMLogger
     from mmengine.registry import init_default_scope
 
     from slab_det.mm.analysis.schedule import training_schedule
+    from slab_det.mm.optim import quiet
 
     init_default_scope(cfg.get('default_scope', 'mmdet'))
     images = args.num_images or count_images(cfg, args.config)
-    with warnings.catch_warnings(), built_from(args.config):
+    with warnings.catch_warnings(), built_from(args.config), quiet():
         warnings.simplefilter('ignore')  # that the schedulers step without the optimizer
-        logger = MMLogger.get_current_instance()
-        level = logger.level
-        logger.setLevel('ERROR')  # mmengine tells the decay of every parameter
-        try:
-            load_start(cfg, model)
-            schedule = training_schedule(cfg, model, images, args.gpus)
-        finally:
-            logger.setLevel(level)
+        load_start(cfg, model)
+        schedule = training_schedule(cfg, model, images, args.gpus)
     title = f'{Path(args.config).stem}: {images} images, {schedule.batch_size} per iteration'
     if schedule.accumulation > 1:
         title += f', gradients of {schedule.accumulation} iterations accumulate'

@@ -2,6 +2,8 @@
 
 import hashlib
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlparse
 
@@ -33,7 +35,13 @@ def open_checkpoint(source: str) -> dict[str, Any]:
     if not is_address(source):
         return read_checkpoint(source)
     if source.startswith(('hf-hub:', 'hf_hub:')):
-        return _from_hub(source, source.partition(':')[2].removeprefix('//'))
+        with _loading(
+            source,
+            'check the name, and that the hub can be reached, or download the file elsewhere and '
+            'give its path',
+        ):
+            name = source.partition(':')[2].removeprefix('//')
+            return timm.models.load_state_dict_from_hf(name, weights_only=True)
     if scheme == 'timm':
         return _from_timm(source, rest)
     if scheme in ('http', 'https'):
@@ -55,16 +63,6 @@ def load_safetensors(filename: str, map_location: Any = None) -> dict[str, Any]:
     return read_checkpoint(filename)
 
 
-def _from_hub(source: str, name: str) -> dict[str, Any]:
-    try:
-        return timm.models.load_state_dict_from_hf(name, weights_only=True)
-    except Exception as error:  # whatever the hub's client raises about names and the network
-        raise CheckpointError(
-            f'checkpoint {source} cannot be loaded: {_first_line(error)}; check the name, and that '
-            'the hub can be reached, or download the file elsewhere and give its path.'
-        ) from error
-
-
 def _from_timm(source: str, name: str) -> dict[str, Any]:
     described = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
     if described is not None and described.custom_load:
@@ -72,18 +70,23 @@ def _from_timm(source: str, name: str) -> dict[str, Any]:
             f'checkpoint {source} is in a format that timm reads with its own code; save '
             'the state_dict() of the model in a file and give its path.'
         )
-    try:
+    with _loading(
+        source,
+        'check the name with timm.list_models(pretrained=True), and that the hub can be reached',
+    ):
         return timm.create_model(name, pretrained=True).state_dict()
-    except Exception as error:  # whatever timm and the hub's client raise
+
+
+@contextmanager
+def _loading(source: str, remedy: str) -> Iterator[None]:
+    """Raise whatever timm and the hub's client raise in the block as a CheckpointError."""
+    try:
+        yield
+    except Exception as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip('.')
         raise CheckpointError(
-            f'checkpoint {source} cannot be loaded: {_first_line(error)}; check the name with '
-            'timm.list_models(pretrained=True), and that the hub can be reached.'
+            f'checkpoint {source} cannot be loaded: {reason}; {remedy}.'
         ) from error
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0].rstrip('.') if lines else type(error).__name__
 
 
 def _download(url: str) -> str:

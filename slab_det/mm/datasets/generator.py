@@ -28,6 +28,7 @@ from typing import Any
 from numpy.random import MT19937, RandomState, SeedSequence
 
 from slab_det.errors import InputError, SlabDetError
+from slab_det.values import check_choice, check_count
 
 from .categories import SHAPES, coco_categories
 from .coco import InstanceWriter
@@ -83,8 +84,7 @@ def make_shapes_dataset(
         ImportError: ``layout='coco'`` without mmdet.
     """
     arguments = _checked(num_train, num_val, size, seed)
-    if layout not in LAYOUTS:
-        raise InputError(f'layout: got {layout!r}, expected one of {", ".join(LAYOUTS)}.')
+    check_choice('layout', layout, tuple(LAYOUTS))
     arguments.update(panoptic=bool(panoptic), semantic=bool(semantic), layout=layout)
     out = os.path.abspath(out)
     if _is_made(out, arguments):
@@ -127,9 +127,9 @@ def _move_into_place(made: str, out: str, old: str) -> None:
 
 
 def _checked(num_train: int, num_val: int, size: tuple[int, int], seed: int) -> dict[str, Any]:
-    for name, number in (('num_train', num_train), ('num_val', num_val)):
-        if not isinstance(number, int) or number < 1:
-            raise InputError(f'{name}: got {number!r}, expected a whole number of at least 1.')
+    check_count('num_train', num_train, 1)
+    check_count('num_val', num_val, 1)
+    check_count('seed', seed)
     if (
         len(tuple(size)) != 2
         or not all(isinstance(side, int) for side in size)
@@ -139,8 +139,7 @@ def _checked(num_train: int, num_val: int, size: tuple[int, int], seed: int) -> 
             f'size: got {size!r}, expected the smallest and the largest side in whole '
             f'pixels, the smallest at least {MIN_SIDE}.'
         )
-    if not isinstance(seed, int) or seed < 0:
-        raise InputError(f'seed: got {seed!r}, expected a whole number of at least 0.')
+
     return dict(num_train=num_train, num_val=num_val, size=list(size), seed=seed)
 
 

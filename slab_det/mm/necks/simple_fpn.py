@@ -9,7 +9,6 @@ from mmengine.model import BaseModule
 from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 
-
 _INIT = dict(type='Xavier', layer='Conv2d', distribution='uniform')
 
 

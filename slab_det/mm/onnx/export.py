@@ -12,12 +12,12 @@ import torch
 from torch import nn
 
 from slab_det.deploy import place_twins, temporarily
-from slab_det.deploy.onnx.ops import traceable_padding
 from slab_det.errors import InputError
 from slab_det.files import replaced_file
 
 from .metadata import KEY
 from .model import DetectorGraph
+from .padding import traceable_padding
 
 #: Version of ONNX's operators; the first with GELU as one operator.
 OPSET = 20

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from slab_det.errors import InputError
+from slab_det.mm.config_walk import kind_of
 
 #: Test transforms that change no pixel.
 _LOADING = ('LoadImageFromFile', 'LoadImageFromNDArray', 'LoadAnnotations', 'PackDetInputs')
@@ -63,8 +64,7 @@ def _resize(pipeline) -> dict[str, Any] | None:
     """Return the pipeline's resizing: ``scale`` (width, height), ``keep_ratio``, or None."""
     resize = None
     for step in pipeline:
-        kind = step['type'] if isinstance(step['type'], str) else step['type'].__name__
-        kind = kind.split('.')[-1]
+        kind = kind_of(step)
         if kind in _LOADING:
             continue
         known = set(step) <= {'type', 'scale', 'keep_ratio', 'interpolation', 'backend'}

@@ -3,6 +3,8 @@
 import difflib
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -104,20 +106,18 @@ def measure(backbone: dict[str, Any], config: str) -> Maps:
         InputError: it cannot be built or run, or returns no maps.
     """
     plain = {key: value for key, value in backbone.items() if key not in ('init_cfg', 'pretrained')}
-    try:
-        with (
-            BASE_MODELS.switch_scope_and_registry('mmdet'),
-            torch.random.fork_rng(devices=[]),
-            torch.no_grad(),
-        ):
-            net = MODELS.build(plain)
-            net.eval()  # mmdet's ResNet returns nothing here
-            outputs = net(torch.zeros(1, 3, SIDE, SIDE))
-    except Exception as error:  # whatever a module raises about its arguments
-        raise InputError(
+    with (
+        module_errors(
             f'the backbone {backbone.get("type")} of {config} cannot be run to see which maps it '
-            f'returns: {reason(error)}'
-        ) from error
+            'returns'
+        ),
+        BASE_MODELS.switch_scope_and_registry('mmdet'),
+        torch.random.fork_rng(devices=[]),
+        torch.no_grad(),
+    ):
+        net = MODELS.build(plain)
+        net.eval()  # mmdet's ResNet returns nothing here
+        outputs = net(torch.zeros(1, 3, SIDE, SIDE))
     outputs = [outputs] if torch.is_tensor(outputs) else outputs
     if not isinstance(outputs, (list, tuple)) or not all(
         torch.is_tensor(one) and one.dim() == 4 for one in outputs
@@ -131,10 +131,18 @@ def measure(backbone: dict[str, Any], config: str) -> Maps:
     )
 
 
-def reason(error: BaseException) -> str:
-    """Return class and message of what a module raised, in one line."""
-    kind, message = type(error).__name__, one_line(error)
-    return kind if message == kind else f'{kind}: {message}'
+@contextmanager
+def module_errors(what: str, more: str = '') -> Iterator[None]:
+    """Raise whatever modules raise in the block about their arguments or inputs as InputError:
+    ``what``, class and message of the error in one line, and ``more``."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        kind, message = type(error).__name__, one_line(error)
+        reason = kind if message == kind else f'{kind}: {message}'
+        raise InputError(f'{what}: {reason}{more}') from error
 
 
 def base_of(config: str, out: str) -> str:

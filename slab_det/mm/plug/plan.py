@@ -8,14 +8,13 @@ from mmdet.registry import MODELS
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import MODELS as BASE_MODELS
 
-from slab_det.errors import InputError
 from slab_det.layers import prepbn_modules
 from slab_det.mm.backbones import SLABBackbone
 from slab_det.mm.config_walk import is_pretrained, walk
 
 from .backbones import build
 from .data import adapt_preprocessor
-from .detector import Maps, measure, reason
+from .detector import Maps, measure, module_errors
 from .levels import adapt_levels
 from .notes import Note, Noting, not_adapted
 from .training import adapt_training
@@ -65,14 +64,15 @@ def make_plan(
         note('model.init_cfg', 'is a checkpoint with the old backbone')
     adapt_preprocessor(after, note)
     adapt_training(after, net, note)
-    try:
-        with BASE_MODELS.switch_scope_and_registry('mmdet'), torch.random.fork_rng(devices=[]):
-            MODELS.build(ConfigDict(deepcopy(after['model'])))
-    except Exception as error:  # whatever a module raises about its arguments
-        raise InputError(
-            f'the {cfg.model.type} of {config} cannot be built with this backbone: {reason(error)}'
-            f'{not_adapted(notes)}'
-        ) from error
+    with (
+        module_errors(
+            f'the {cfg.model.type} of {config} cannot be built with this backbone',
+            not_adapted(notes),
+        ),
+        BASE_MODELS.switch_scope_and_registry('mmdet'),
+        torch.random.fork_rng(devices=[]),
+    ):
+        MODELS.build(ConfigDict(deepcopy(after['model'])))
     _import_package(after)
     return Plan(before, after, notes)
 

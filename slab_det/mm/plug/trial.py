@@ -18,7 +18,7 @@ from slab_det.layers import PRepBN
 from slab_det.mm.config_walk import kind_of, walk, walk_dicts
 from slab_det.mm.optim import build_plain, quiet
 
-from .detector import reason
+from .detector import module_errors
 
 #: Height and width of the images in pixels, unless the detector is built for one size.
 SIZE = (256, 320)
@@ -69,15 +69,15 @@ def train_one_step(cfg: Config, config: str, size: tuple[int, int] = SIZE) -> Tr
     ):
         warnings.simplefilter('ignore')
         torch.manual_seed(0)
-        model = _attempt(f'the model of {config} cannot be built', _build, model_cfg)
+        with module_errors(f'the model of {config} cannot be built'):
+            model = revert_sync_batchnorm(MODELS.build(model_cfg))
+            model.init_weights()
+            model.train()
         before = {name: value.detach().clone() for name, value in model.backbone.named_parameters()}
-        losses, idle = _attempt(
-            f'the {cfg.model.type} of {config} cannot be trained with this backbone',
-            _step,
-            model,
-            cfg,
-            size,
-        )
+        with module_errors(
+            f'the {cfg.model.type} of {config} cannot be trained with this backbone'
+        ):
+            losses, idle = _step(model, cfg, size)
     wrong = [f'{name} is {value}' for name, value in losses.items() if not math.isfinite(value)]
     wrong = wrong or [
         f'{name} holds infinite numbers after the step'
@@ -188,13 +188,6 @@ def _box_masks(boxes: torch.Tensor, size: tuple[int, int]):
     return BitmapMasks(masks, *size)
 
 
-def _build(model: dict[str, Any]) -> nn.Module:
-    built = revert_sync_batchnorm(MODELS.build(model))
-    built.init_weights()
-    built.train()
-    return built
-
-
 def _step(
     model: nn.Module, cfg: Config, size: tuple[int, int]
 ) -> tuple[dict[str, float], list[str]]:
@@ -208,12 +201,3 @@ def _step(
     idle = idle_parameters(model.backbone)
     optimizer.step()
     return {name: float(value) for name, value in losses.items()}, idle
-
-
-def _attempt(what: str, function, *arguments: Any) -> Any:
-    try:
-        return function(*arguments)
-    except InputError:
-        raise
-    except Exception as error:  # whatever a module raises about its input
-        raise InputError(f'{what}: {reason(error)}') from error

@@ -180,14 +180,14 @@ def test_the_old_set_comes_back_when_the_new_one_cannot_be_moved_in(tmp_path, mo
 @pytest.mark.parametrize(
     'wrong, message',
     [
-        (dict(num_train=0), 'num_train: got 0'),
-        (dict(num_val=-1), 'num_val: got -1'),
-        (dict(num_val=2.5), 'num_val: got 2.5'),
+        (dict(num_train=0), 'num_train=0 must'),
+        (dict(num_val=-1), 'num_val=-1 must'),
+        (dict(num_val=2.5), 'num_val=2.5 must'),
         (dict(size=(10, 90)), r'size: got \(10, 90\)'),
         (dict(size=(90, 64)), r'size: got \(90, 64\)'),
         (dict(size=(64,)), r'size: got \(64,\)'),
-        (dict(seed=-1), 'seed: got -1'),
-        (dict(seed='0'), "seed: got '0'"),
+        (dict(seed=-1), 'seed=-1 must'),
+        (dict(seed='0'), "seed='0' must"),
     ],
 )
 def test_bad_arguments_are_named_and_nothing_is_written(tmp_path, wrong, message):

@@ -130,6 +130,6 @@ def test_the_pictures_do_not_depend_on_what_is_written_beside_them(tmp_path):
 
 
 def test_an_unknown_layout_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="layout: got 'voc', expected one of plain, coco"):
+    with pytest.raises(ValueError, match="layout='voc' is unknown: use one of plain, coco"):
         make_shapes_dataset(tmp_path / 'a', 1, 1, (64, 80), layout='voc')
     assert not (tmp_path / 'a').exists()

@@ -6,8 +6,9 @@ import sys
 import pytest
 from mmengine.config import Config
 
-from slab_det.mm.plug.builtin import on_builtin_data
 from tests.scripts import load_script
+
+on_builtin_data = load_script('benchmarks/builtin_data.py').on_builtin_data
 
 YOLOX_LIKE = """
 model = dict(type='YOLOX', data_preprocessor=dict(

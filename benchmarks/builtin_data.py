@@ -5,8 +5,7 @@ from typing import Any
 from mmengine.config import Config
 
 from slab_det.mm.config_walk import kind_of, rebuild, walk_dicts
-
-from .trial import SIZE, fixed_size
+from slab_det.mm.plug.trial import SIZE, fixed_size
 
 #: What a pipeline is left with: the transforms that load.
 _LOADING = ('LoadImageFromFile', 'LoadAnnotations', 'LoadPanopticAnnotations')

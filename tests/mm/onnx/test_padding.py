@@ -4,7 +4,7 @@ import pytest
 import torch
 from mmdet.models.layers.transformer.utils import AdaptivePadding
 
-from slab_det.deploy.onnx.ops import traceable_padding
+from slab_det.mm.onnx.padding import traceable_padding
 
 SIZES = [(8, 8), (9, 7), (1, 1), (3, 14), (5, 10)]
 
