@@ -1,7 +1,7 @@
 """Files and folders that the package writes."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -69,6 +69,29 @@ def write_checkpoint(path: str | Path, content: Any, argument: str) -> None:
             torch.save(content, file)
         except RuntimeError as error:  # torch's answer to a full disk
             raise OSError(f'the disk may be full ({one_line(error)})') from error
+
+
+def check_target(path: str | Path, argument: str, sources: Mapping[str, str]) -> None:
+    """Check that a file can be written to ``path`` without losing one that it is made from.
+
+    Args:
+        path: the file to write.
+        argument: what a message calls it.
+        sources: what it is made from, such as ``{'config': PATH}``; they need not exist.
+
+    Raises:
+        InputError: it is a folder or one of the sources, or its folder cannot be written to.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise InputError(f'{argument} {path} is a folder: give the name of a file')
+    for name, source in sources.items():
+        source = Path(source).expanduser()
+        if path.exists() and source.exists() and path.samefile(source):
+            raise InputError(
+                f'{argument} {path} is the {name} itself, which would be lost: give another name'
+            )
+    writable_folder(path.absolute().parent, argument)
 
 
 def writable_folder(path: str | Path, argument: str) -> Path:

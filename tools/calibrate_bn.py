@@ -6,19 +6,16 @@ deployment and load_from, not for --resume.
 """
 
 import argparse
-import os
-from pathlib import Path
 
 from slab_det.cli import (
-    InputError,
     add_config_arguments,
+    check_target,
     device,
     load_detector,
     naming_damaged_images,
     number,
     run,
     user_input,
-    writable_folder,
     write_checkpoint,
 )
 from slab_det.errors import SlabDetError
@@ -71,32 +68,9 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def check_out(out: str, config: str, checkpoint: str) -> Path:
-    path = Path(out)
-    if path.is_dir():
-        raise InputError(f'--out {out} is a folder: give the name of the checkpoint to write')
-    for name, source in (('config', config), ('checkpoint', os.path.expanduser(checkpoint))):
-        # A training could not be resumed from what is written.
-        if path.exists() and os.path.exists(source) and os.path.samefile(path, source):
-            raise InputError(
-                f'--out {out} is the {name} {source} itself, which would be lost: give the name of '
-                'a new file'
-            )
-    writable_folder(path.absolute().parent, '--out')
-    return path
-
-
-def averaged_too(content: dict) -> None:
-    """Print which of two models was calibrated, if the checkpoint holds two."""
-    if 'ema_state_dict' in content:
-        print(
-            'the checkpoint holds an averaged model (EMAHook): its statistics are calibrated, not '
-            'those of the model that it averages'
-        )
-
-
 def main(args: argparse.Namespace) -> None:
-    out = check_out(args.out, args.config, args.checkpoint)
+    # Training could not be resumed from what replaces its checkpoint.
+    check_target(args.out, '--out', dict(config=args.config, checkpoint=args.checkpoint))
     cfg, model, content = load_detector(args, 'train')
 
     from mmengine.device import get_device
@@ -126,13 +100,17 @@ def main(args: argparse.Namespace) -> None:
     print(report.summary())
     if report.passes == args.max_passes > 1 and report.residual > args.tolerance:
         print(f'the statistics still change by {report.residual:.2g}: raise --max-passes')
-    averaged_too(content)
+    if 'ema_state_dict' in content:
+        print(
+            'the checkpoint holds an averaged model (EMAHook): its statistics are calibrated, not '
+            'those of the model that it averages'
+        )
     weights = {key: value.cpu() for key, value in model.state_dict().items()}
     meta = dict(content.get('meta') or {})
-    write_checkpoint(out, dict(state_dict=weights, meta=meta), '--out')
+    write_checkpoint(args.out, dict(state_dict=weights, meta=meta), '--out')
     print(
-        f'wrote {out} for testing, deployment and load_from, not for --resume: it does not hold '
-        'the state of the optimizer'
+        f'wrote {args.out} for testing, deployment and load_from, not for --resume: it does not '
+        'hold the state of the optimizer'
     )
 
 

@@ -10,7 +10,7 @@ import argparse
 import os
 
 from slab_det.checkpoints import FAMILIES
-from slab_det.cli import add_traceback, run
+from slab_det.cli import add_traceback, check_target, run
 from slab_det.errors import InputError
 from slab_det.models.conversion import convert_checkpoint, save_checkpoint
 
@@ -53,8 +53,7 @@ def parse_args() -> argparse.Namespace:
 def main(args: argparse.Namespace) -> None:
     if not os.path.isfile(args.src):
         raise InputError(f'SRC {args.src} is not a file: give the path of a checkpoint')
-    if os.path.exists(args.dst) and os.path.samefile(args.src, args.dst):
-        raise InputError(f'DST {args.dst} is SRC itself: give another path')
+    check_target(args.dst, 'DST', dict(SRC=args.src))
     size = tuple(args.resize_grids) if args.resize_grids else None
     conversion = convert_checkpoint(
         args.src, args.family, args.prefix, size, args.drop_classifier, args.ema

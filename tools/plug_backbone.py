@@ -18,9 +18,9 @@ from slab_det.cli import (
     InputError,
     add_traceback,
     check_data,
+    check_target,
     load_config,
     run,
-    writable_folder,
     write_text,
 )
 
@@ -67,21 +67,6 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
-def check_output(args: argparse.Namespace) -> None:
-    if (
-        os.path.exists(args.out)
-        and os.path.exists(args.config)
-        and os.path.samefile(args.config, args.out)
-    ):
-        raise InputError(f'--out {args.out} is the config itself: give another name')
-    if os.path.isdir(args.out):
-        raise InputError(f'--out {args.out} is a folder: give the name of a config')
-    if os.path.exists(args.out) and not args.force:
-        raise InputError(f'--out {args.out} exists: give another name, or --force to replace it')
-    folder = os.path.dirname(os.path.abspath(args.out))
-    writable_folder(folder, '--out')
-
-
 def weights_of(checkpoint: str) -> dict:
     """Return the ``init_cfg`` for a checkpoint, of a backbone or of a whole detector."""
     from slab_det.checkpoints import select_state_dict
@@ -119,7 +104,9 @@ def report(plan, trial, args: argparse.Namespace) -> None:
 
 
 def main(args: argparse.Namespace) -> None:
-    check_output(args)
+    check_target(args.out, '--out', dict(config=args.config))
+    if os.path.exists(args.out) and not args.force:
+        raise InputError(f'--out {args.out} exists: give another name, or --force to replace it')
     from mmdet.utils import register_all_modules
 
     from slab_det.mm.plug import (
@@ -157,7 +144,6 @@ def main(args: argparse.Namespace) -> None:
         trial = None if args.no_check else train_one_step(new, args.config)
     except InputError as error:
         raise InputError(f'{error}{not_adapted(plan.notes)}') from error
-    os.makedirs(os.path.dirname(os.path.abspath(args.out)), exist_ok=True)
     write_text(args.out, text, '--out')
     report(plan, trial, args)
 

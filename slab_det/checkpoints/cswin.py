@@ -1,6 +1,7 @@
 """Names of CSWin checkpoints: ours, and the published and official ones."""
 
 import re
+from math import isqrt
 from typing import Any
 
 import torch
@@ -66,7 +67,7 @@ def _arguments(state_dict: Weights) -> dict[str, Any]:
     if 'L' in kinds:
         i = kinds.index('L')
         grid = state_dict[f'layers.{i}.blocks.0.attns.0.positional_encoding']
-        arguments['img_size'] = round(grid.shape[1] ** 0.5) * 2 ** (i + 2)
+        arguments['img_size'] = isqrt(grid.shape[1]) * 2 ** (i + 2)
     return arguments
 
 

@@ -1,9 +1,12 @@
 """Names of DeiT checkpoints: ours are the published, official and timm ones."""
 
+from math import isqrt
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from slab_det.layers.positions import is_square
 
 from .family import CheckpointError, Family, Weights, count_children, norm_type
 
@@ -27,7 +30,7 @@ def _translate(state_dict: Weights) -> dict[str, dict[str, Tensor]]:
         entries.update({key: {} for key in state_dict if key == 'cls_token'})
         return entries
     positions, token = state_dict['pos_embed'], state_dict.get('cls_token')
-    if token is not None and round((positions.shape[1] - 1) ** 0.5) ** 2 == positions.shape[1] - 1:
+    if token is not None and is_square(positions.shape[1] - 1):
         entries['cls_token'] = {'cls_token': token + positions[:, :1]}
         entries['pos_embed'] = {'pos_embed': positions[:, 1:]}
     return entries
@@ -47,7 +50,7 @@ def _arguments(state_dict: Weights) -> dict[str, Any]:
         norm_layer=norm_type(state_dict),
         mlp_ratio=state_dict['blocks.0.mlp.fc1.weight'].shape[0] / embed_dim,
         qkv_bias='blocks.0.attn.qkv.bias' in state_dict,
-        img_size=round(state_dict['pos_embed'].shape[1] ** 0.5) * patch.shape[2],
+        img_size=isqrt(state_dict['pos_embed'].shape[1]) * patch.shape[2],
         patch_size=patch.shape[2],
         in_chans=patch.shape[1],
         num_classes=len(state_dict.get('head.bias', torch.empty(0))),

@@ -1,10 +1,13 @@
 """Names of PVT checkpoints: ours, the published and official ones, timm's and mmdet's."""
 
 import re
+from math import isqrt
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from slab_det.layers.positions import is_square
 
 from .family import Family, Weights, count_children, norm_type, numbered, renamed
 
@@ -62,8 +65,7 @@ def translate(state_dict: Weights) -> dict[str, dict[str, Tensor]]:
 def _without_class_token(positions: Tensor) -> Tensor:
     """Drop the class token's position, with which the official last stage begins."""
     tokens = positions.shape[1]
-    whole, rest = (round(n**0.5) ** 2 == n for n in (tokens, tokens - 1))
-    return positions[:, 1:] if rest and not whole else positions
+    return positions[:, 1:] if is_square(tokens - 1) and not is_square(tokens) else positions
 
 
 def _mmdet_entries(key: str, value: Tensor, offset: int, fc2: int) -> dict[str, Tensor]:
@@ -136,8 +138,7 @@ def _grid_side(state_dict: Weights, ratios: list) -> int | None:
     ):
         if key in state_dict:
             tokens = state_dict[key].shape[1]
-            side = round(tokens**0.5)
-            return side * ratio if side * side == tokens else None
+            return isqrt(tokens) * ratio if is_square(tokens) else None
     return None
 
 

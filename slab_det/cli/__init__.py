@@ -1,7 +1,7 @@
 """What the command-line tools share: arguments, checks of their input, errors in one sentence."""
 
 from slab_det.errors import InputError, user_input
-from slab_det.files import whole_file, writable_folder, write_checkpoint, write_text
+from slab_det.files import check_target, whole_file, writable_folder, write_checkpoint, write_text
 from slab_det.progress import progress
 
 from .arguments import (
@@ -48,6 +48,7 @@ __all__ = [
     'check_hooks',
     'check_model',
     'check_resume',
+    'check_target',
     'check_trained',
     'choose_work_dir',
     'device',

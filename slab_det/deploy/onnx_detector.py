@@ -167,8 +167,8 @@ def paste_masks(
 ) -> np.ndarray:
     """Return masks ``(K, height, width)`` of logits ``(K, h, w)`` in boxes ``(K, 4)``.
 
-    A pixel's probability is interpolated bilinearly between the centres of the mask's cells; outside
-    the mask it is 0.
+    A pixel's probability is interpolated bilinearly between the centres of the mask's cells; it is
+    0 outside the mask.
     """
     masks = np.zeros((len(logits), height, width), bool)
     for mask, cells, box in zip(masks, logits, boxes):

@@ -1,5 +1,7 @@
 """Positional encodings that live on a fixed grid, resized to the map at hand."""
 
+from math import isqrt
+
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -39,16 +41,20 @@ def resize_grid(
     return grid.permute(0, 2, 3, 1).flatten(1, 2)
 
 
+def is_square(tokens: int) -> bool:
+    """Whether ``tokens`` tokens make a square grid."""
+    return tokens >= 0 and isqrt(tokens) ** 2 == tokens
+
+
 def square_grid(tokens: int) -> tuple[int, int]:
     """Return height and width of the square grid of ``tokens`` tokens.
 
     Raises:
         ValueError: the number is not a square.
     """
-    side = round(tokens**0.5)
-    if side * side != tokens:
+    if not is_square(tokens):
         raise ValueError(f'{tokens} tokens are not a square grid; give height and width.')
-    return side, side
+    return isqrt(tokens), isqrt(tokens)
 
 
 class GridCache(EvalCache):

@@ -27,16 +27,12 @@ def read_config(path: str) -> Config:
             # mmengine imports it; a user can do nothing about that.
             warnings.filterwarnings('ignore', message='pkg_resources is deprecated')
             cfg = Config.fromfile(path)
-            _import_all(cfg._cfg_dict)
+            for _, value in walk(cfg._cfg_dict):
+                # Named by a config in pure Python; mmengine imports it when it is used.
+                if isinstance(value, (LazyAttr, LazyObject)):
+                    value.build()
             return cfg
     except Exception as error:  # a config is Python code and may raise anything
         raise InputError(
             f'config {path} cannot be read: {type(error).__name__}: {one_line(error)}'
         ) from error
-
-
-def _import_all(node) -> None:
-    """Import what a config in pure Python names, which mmengine puts off until it is used."""
-    for _, value in walk(node):
-        if isinstance(value, (LazyAttr, LazyObject)):
-            value.build()

@@ -93,7 +93,7 @@ def test_safetensors_and_wrapped_names_are_converted(convert, tmp_path, capsys, 
     'arguments, message',
     [
         (('no.pth', 'dst.pth'), 'SRC no.pth is not a file: give the path of a checkpoint'),
-        (('src.pth', 'src.pth'), 'DST src.pth is SRC itself: give another path'),
+        (('src.pth', 'src.pth'), 'DST src.pth is the SRC itself'),
         (('src.pth', 'dst.pth'), "looks like a whole detector: pass prefix='backbone.'"),
         (
             ('src.pth', 'none/dst.pth', '--prefix', 'backbone.'),

@@ -12,6 +12,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 
 from .commands import CLUSTER, Command, DocError, parse
@@ -169,19 +170,7 @@ def _cells(folder: Path) -> None:
         (folder / f'{split}.json').write_text(json.dumps(content))
 
 
-def _mini_checkpoint(file: Path) -> None:
-    _random_checkpoint(file, 'configs/mini/retinanet_slab-swin_mini_shapes.py', 'PRepBN')
-
-
-def _swin_t_checkpoint(file: Path) -> None:
-    _random_checkpoint(file, 'configs/slab_swin/mask-rcnn_slab-swin-t_fpn_1x_coco.py', 'PRepBN')
-
-
-def _layer_norm_checkpoint(file: Path) -> None:
-    _random_checkpoint(file, 'configs/recipes/mask-rcnn_swin-t-prepbn-from-ln_fpn_1x_coco.py', 'LN')
-
-
-def _random_checkpoint(file: Path, config: str, norm: str) -> None:
+def _random_checkpoint(file: Path, config: str, norm: str = 'PRepBN') -> None:
     """Write a detector with this norm and random weights; a PRepBN's schedule is finished."""
     import torch
     from mmdet.registry import MODELS
@@ -204,7 +193,15 @@ STAND_INS: dict[str, Callable[[Path], None]] = {
     'data/shapes/train': lambda folder: _shapes(folder.parent),
     'data/shapes/val': lambda folder: _shapes(folder.parent),
     'data/cells': _cells,
-    'stand_ins/mini.pth': _mini_checkpoint,
-    'stand_ins/swin_t.pth': _swin_t_checkpoint,
-    'stand_ins/layer_norm.pth': _layer_norm_checkpoint,
+    'stand_ins/mini.pth': partial(
+        _random_checkpoint, config='configs/mini/retinanet_slab-swin_mini_shapes.py'
+    ),
+    'stand_ins/swin_t.pth': partial(
+        _random_checkpoint, config='configs/slab_swin/mask-rcnn_slab-swin-t_fpn_1x_coco.py'
+    ),
+    'stand_ins/layer_norm.pth': partial(
+        _random_checkpoint,
+        config='configs/recipes/mask-rcnn_swin-t-prepbn-from-ln_fpn_1x_coco.py',
+        norm='LN',
+    ),
 }

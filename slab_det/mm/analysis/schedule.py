@@ -1,16 +1,20 @@
 """Learning rate and PRepBN ratio of a whole training, without training."""
 
 import tempfile
+from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from mmengine.hooks import ParamSchedulerHook
+from mmengine.optim import OptimWrapper
+from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch import nn
-from torch.utils.data import Dataset
 
 from slab_det.errors import InputError
 from slab_det.layers import prepbn_modules
 from slab_det.mm.config_walk import kind_of
+from slab_det.mm.optim import build_plain
 
 
 @dataclass
@@ -35,19 +39,6 @@ class Schedule:
     batch_size: int
 
 
-class _Nothing(Dataset):
-    """Has a length and no content."""
-
-    def __init__(self, length: int) -> None:
-        self.length = length
-
-    def __len__(self) -> int:
-        return self.length
-
-    def __getitem__(self, index: int) -> None:
-        raise NotImplementedError('the schedule is computed without data')
-
-
 def training_schedule(cfg, model: nn.Module, num_images: int, processes: int = 1) -> Schedule:
     """Run the config's parameter schedulers and its PRepBNHook over the training that it describes.
 
@@ -64,14 +55,11 @@ def training_schedule(cfg, model: nn.Module, num_images: int, processes: int = 1
         InputError: the optimizer or the data loader cannot be built without data, several
             optimizers, or what PRepBNHook raises.
     """
-    from mmengine.hooks import ParamSchedulerHook
-    from mmengine.runner import EpochBasedTrainLoop, Runner
-
-    optimizer = _optimizer_of(cfg, model)
+    wrapper, counts = _optimizer_of(cfg, model)
     loader = dict(cfg.train_dataloader)
     # The sampler of one of several processes has this many images, its share rounded up.
     loader.update(
-        dataset=_Nothing(-(-num_images // processes)),
+        dataset=range(-(-num_images // processes)),  # its length is all that matters
         num_workers=0,
         persistent_workers=False,
         pin_memory=False,
@@ -84,7 +72,7 @@ def training_schedule(cfg, model: nn.Module, num_images: int, processes: int = 1
             folder,
             train_dataloader=loader,
             train_cfg=dict(cfg.train_cfg),
-            optim_wrapper=optimizer.wrapper,
+            optim_wrapper=wrapper,
             param_scheduler=cfg.get('param_scheduler'),
             custom_hooks=hooks,
             default_hooks=dict.fromkeys(_DEFAULT_HOOKS),
@@ -112,14 +100,12 @@ def training_schedule(cfg, model: nn.Module, num_images: int, processes: int = 1
         ratio = None
         if hook is not None and prepbn_modules(model):
             ratio = np.array([hook.ratio_at(iteration) for iteration in range(loop.max_iters)])
-    by_rate = dict(zip(optimizer.counts, rates))
-    by_epoch = isinstance(loop, EpochBasedTrainLoop)
     return Schedule(
-        by_rate,
-        optimizer.counts,
+        dict(zip(counts, rates)),
+        counts,
         ratio,
-        length if by_epoch else None,
-        optimizer.accumulation,
+        length if isinstance(loop, EpochBasedTrainLoop) else None,
+        cfg.optim_wrapper.get('accumulative_counts', 1),
         processes * (loader.get('batch_size') or 1),
     )
 
@@ -134,30 +120,16 @@ _DEFAULT_HOOKS = (
 )
 
 
-@dataclass
-class _Optimizer:
-    wrapper: object
-    counts: dict[float, int]
-    accumulation: int
-
-
-def _optimizer_of(cfg, model: nn.Module) -> _Optimizer:
-    """Return an optimizer with one parameter for each learning rate of the config."""
-    from mmengine.optim import OptimWrapper
-
-    from slab_det.mm.optim import build_plain
-
-    wrapper = dict(cfg.optim_wrapper)
-    accumulation = wrapper.get('accumulative_counts', 1)
-    if 'optimizer' not in wrapper:
+def _optimizer_of(cfg, model: nn.Module) -> tuple[OptimWrapper, dict[float, int]]:
+    """Return an optimizer with one parameter for each learning rate of the config, and the number
+    of the model's parameters with each of these rates, in descending order."""
+    if 'optimizer' not in cfg.optim_wrapper:
         raise InputError(
             'optim_wrapper has no optimizer: a schedule of several optimizers cannot be drawn.'
         )
-    built = build_plain(model, wrapper)
-    counts: dict[float, int] = {}
-    for group in built.optimizer.param_groups:
-        number = sum(value.numel() for value in group['params'] if value.requires_grad)
-        counts[group['lr']] = counts.get(group['lr'], 0) + number
-    counts = {rate: counts[rate] for rate in sorted(counts, reverse=True) if counts[rate]}
+    found: Counter[float] = Counter()
+    for group in build_plain(model, cfg.optim_wrapper).optimizer.param_groups:
+        found[group['lr']] += sum(p.numel() for p in group['params'] if p.requires_grad)
+    counts = {rate: found[rate] for rate in sorted(found, reverse=True) if found[rate]}
     groups: list[dict] = [dict(params=[nn.Parameter(torch.zeros(1))], lr=rate) for rate in counts]
-    return _Optimizer(OptimWrapper(torch.optim.SGD(groups, lr=max(counts))), counts, accumulation)
+    return OptimWrapper(torch.optim.SGD(groups, lr=max(counts))), counts

@@ -1,7 +1,7 @@
 """COCO instance annotations of scenes."""
 
 import json
-import os
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -70,12 +70,10 @@ class JsonWriter:
             annotations=self.annotations,
             categories=categories,
         )
-        folder = os.path.join(self.folder, 'annotations')
-        os.makedirs(folder, exist_ok=True)
-        path = os.path.join(folder, f'{kind}_{self.split}.json')
-        with open(path, 'w', encoding='utf-8', newline='\n') as file:
-            json.dump(content, file, separators=(',', ':'))
-            file.write('\n')
+        path = Path(self.folder, 'annotations', f'{kind}_{self.split}.json')
+        path.parent.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(content, separators=(',', ':')) + '\n'
+        path.write_text(text, encoding='utf-8', newline='\n')
 
 
 class InstanceWriter(JsonWriter):

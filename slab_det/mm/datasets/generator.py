@@ -23,6 +23,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from numpy.random import MT19937, RandomState, SeedSequence
@@ -181,12 +182,11 @@ def _is_made(out: str, arguments: dict[str, Any]) -> bool:
 
 
 def _file_sizes(folder: str) -> dict[str, int]:
-    sizes = {}
-    for root, _, names in os.walk(folder):
-        for name in names:
-            path = os.path.join(root, name)
-            sizes[os.path.relpath(path, folder).replace(os.sep, '/')] = os.lstat(path).st_size
-    return sizes
+    return {
+        path.relative_to(folder).as_posix(): path.lstat().st_size
+        for path in Path(folder).rglob('*')
+        if not path.is_dir()
+    }
 
 
 def _write(
@@ -226,6 +226,5 @@ def _write(
         classes=[one.name for one in categories.things],
         files=dict(sorted(_file_sizes(folder).items())),
     )
-    with open(os.path.join(folder, MANIFEST), 'w', encoding='utf-8', newline='\n') as file:
-        json.dump(manifest, file, indent=1)
-        file.write('\n')
+    text = json.dumps(manifest, indent=1) + '\n'
+    Path(folder, MANIFEST).write_text(text, encoding='utf-8', newline='\n')

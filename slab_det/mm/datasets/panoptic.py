@@ -1,6 +1,7 @@
 """Panoptic and semantic annotations of scenes."""
 
 import os
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -23,8 +24,7 @@ def write_png(path: str, image: np.ndarray) -> None:
     ok, content = cv2.imencode('.png', image)
     if not ok:
         raise OSError(0, 'OpenCV could not encode it as PNG', path)
-    with open(path, 'wb') as file:
-        file.write(content.tobytes())
+    Path(path).write_bytes(content.tobytes())
 
 
 def segment_map(scene: Scene) -> np.ndarray:
