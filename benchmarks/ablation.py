@@ -1,4 +1,4 @@
-"""The paper's ablation in small: what each norm costs in AP, with softmax and with linear
+"""The paper's ablation on a small scale: what each norm costs in AP, with softmax and with linear
 attention.
 
     BCCD_ROOT=data/bccd python benchmarks/ablation.py --work-dir work_dirs/ablation --out
@@ -68,7 +68,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def chosen_runs(args: argparse.Namespace) -> list[tuple[Cell, int]]:
-    """The runs that ``--study``, ``--only`` and ``--seeds`` name, in the order of training."""
+    """Return the runs that ``--study``, ``--only`` and ``--seeds`` name, in the order of training."""
     cells = [cell for study in args.study for cell in STUDIES[study]()]
     runs = select(cells, args.only, args.seeds)
     if not runs:
@@ -191,6 +191,6 @@ def main(args: argparse.Namespace) -> None:
 
 
 if __name__ == '__main__':
-    # Not in main(): for a test that calls it, and for those beside it, plain BatchNorm is no norm.
+    # Not in main(): for a test that calls it, and for those beside it, plain BatchNorm is not registered.
     register_plain_batch_norm()
     run(main, parse_args())

@@ -92,7 +92,7 @@ def export(part: str, name: str, size: Size, path: Path) -> None:
 
 
 def files(part: str, name: str, size: Size, folder: Path) -> dict[str, Path]:
-    """Return the float32 and the INT8 file of a network, made where they are missing."""
+    """Return the float32 and the INT8 file of a network, made if they are missing."""
     stem = f'{part}-{size}-' + name.replace(', deployed', '').replace(' ', '-').lower()
     whole, small = folder / f'{stem}.onnx', folder / f'{stem}-int8.onnx'
     if not whole.exists():
@@ -115,7 +115,7 @@ def runner(file: Path, inputs: dict[str, np.ndarray], threads: int) -> Callable[
 
 
 def table(part: str, size: Size, args: argparse.Namespace, folder: Path) -> str:
-    """Measure a part and return its Markdown table; '' where only files were wanted."""
+    """Measure a part and return its Markdown table; '' if only files were wanted."""
     names = [
         name
         for name in NETWORKS

@@ -1,4 +1,4 @@
-"""Where modules went that had another name in version 0.1; the old names keep working.
+"""New names of modules that were renamed since version 0.1; the old names keep working.
 
 ``import slab_det.hooks`` gives the very module ``slab_det.mm.hooks``, so that a class is the same
 object under both names.

@@ -3,7 +3,7 @@
 python tools/check_data.py CONFIG [--check-images] [--draw FOLDER]
 python tools/check_data.py --ann FILE [--images FOLDER] [--fix NEW_FILE]
 
-Nothing is changed in place. The exit code is 1 where a training or an evaluation would be refused.
+Nothing is changed in place. The exit code is 1 if a training or an evaluation would be refused.
 """
 
 import argparse

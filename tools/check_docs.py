@@ -32,7 +32,7 @@ def parse_args(arguments=None) -> argparse.Namespace:
     parser.add_argument(
         '--run',
         action='store_true',
-        help='also run the blocks below a line <!-- check: run ... -->, in a temporary '
+        help='also run the blocks marked <!-- check: run ... -->, in a temporary '
         'folder with generated data',
     )
     parser.add_argument('--traceback', action='store_true', help='show the whole trace of an error')

@@ -172,7 +172,7 @@ def result_rows(models: list, page: Path, index: Path) -> list:
 
 
 def render(index: Path, page: Path) -> str:
-    """Return the page, with links from where it lies."""
+    """Return the page, with links relative to its place."""
     collections, models = read_metafiles(index)
     backbones = backbone_rows(collections, models, page, index)
     text = HEAD + markdown_table(BACKBONE_COLUMNS, backbones, 'llrrrll') + '\n' + USE

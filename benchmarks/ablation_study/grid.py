@@ -185,7 +185,7 @@ def make_config(cell: Cell, seed: int, work_dir: Path, start: Path | None = None
 
     Args:
         work_dir: where its log and checkpoints go.
-        start: the checkpoint that it starts from, where the cell has one.
+        start: the checkpoint that it starts from, if the cell has one.
     """
     from slab_det.cli import load_config
 
@@ -197,7 +197,7 @@ def make_config(cell: Cell, seed: int, work_dir: Path, start: Path | None = None
         window_sizes=WINDOWS[cell.data][cell.attention],
         norm_eval=cell.norm_eval,
     )
-    # The square root is what AdamW wants where the batch changes (Malladi et al., NeurIPS 2022).
+    # The square root is what AdamW needs if the batch changes (Malladi et al., NeurIPS 2022).
     lr = budget.lr * (cell.batch / BATCH) ** 0.5 * (0.1 if cell.study == 'norm_eval' else 1.0)
     warm_up = budget.warm_up * BATCH // cell.batch
     cfg.merge_from_dict(

@@ -1,4 +1,4 @@
-"""BatchNorm alone, the cell of the ablation that the package has no use for."""
+"""BatchNorm alone, a cell of the ablation that the package itself does not need."""
 
 import torch
 

@@ -70,7 +70,7 @@ def show(summary: Summary | None) -> str:
 
 
 def show_difference(difference: Difference | None) -> str:
-    """Such as ``+0.4 ± 1.2``, bold where the interval leaves out 0."""
+    """Return a text such as ``+0.4 ± 1.2``, bold if the interval excludes 0."""
     if difference is None:
         return NONE
     if difference.margin is None:

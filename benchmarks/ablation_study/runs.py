@@ -27,7 +27,7 @@ def run_folder(work_dir: Path, cell: str, seed: int) -> Path:
 
 
 def read_result(work_dir: Path, cell: str, seed: int) -> dict[str, Any] | None:
-    """The result file of a finished run; None where there is none."""
+    """Return the result file of a finished run; None if there is none."""
     path = run_folder(work_dir, cell, seed) / 'result.json'
     return json.loads(path.read_text()) if path.exists() else None
 
@@ -58,7 +58,7 @@ def is_finished(work_dir: Path, cell: Cell, seed: int) -> bool:
 
 @contextmanager
 def only_once(folder: Path) -> Iterator[None]:
-    """Hold the folder of a run; raises InputError where another process trains in it."""
+    """Hold the folder of a run; raise InputError if another process trains in it."""
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / 'lock', 'w') as lock:
         try:

@@ -43,7 +43,7 @@ def summarize(values: Sequence[float]) -> Summary | None:
 def paired_difference(
     first: Mapping[int, float], second: Mapping[int, float], confidence: float = 0.95
 ) -> Difference | None:
-    """``first - second`` over the seeds that both have; None where there is none.
+    """``first - second`` over the seeds that both have; None if there is none.
 
     The interval is Student's: ``mean +- t * s / sqrt(n)`` with the sample standard deviation ``s``
     of the ``n`` differences and the quantile ``t`` of n - 1 degrees of freedom (4.303 for three

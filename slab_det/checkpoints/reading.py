@@ -74,7 +74,7 @@ class _InertDict:
 def read_checkpoint(
     path: str, argument: str = 'checkpoint', foreign: bool = True
 ) -> dict[str, Any]:
-    """Read the checkpoint file ``path`` on the CPU, mapped where the format allows it.
+    """Read the checkpoint file ``path`` on the CPU, mapped into memory if the format allows it.
 
     torch's present and former format and safetensors are read. Only tensors and plain containers
     are built; no code of the file runs.

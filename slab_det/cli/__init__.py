@@ -1,4 +1,4 @@
-"""What the command-line tools share: arguments, checks of their input, errors in one sentence."""
+"""Parts that the command-line tools share: arguments, checks of input, errors in one sentence."""
 
 from slab_det.errors import InputError, user_input
 from slab_det.files import check_target, whole_file, writable_folder, write_checkpoint, write_text

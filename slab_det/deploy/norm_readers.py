@@ -1,4 +1,4 @@
-"""Which linear layer reads a norm's output, and whether anything else does: shown by a pass."""
+"""Which linear layer reads a norm's output, and whether anything else does, found by a pass."""
 
 import gc
 import weakref
@@ -77,7 +77,7 @@ def only_readers(
     """Find the norms whose output one ``nn.Linear`` reads and nothing else.
 
     The model runs on ``example`` once, in evaluation mode and without gradients. A norm passes if
-    every one of its outputs goes, as it is, into calls of one and the same linear layer; if that
+    every one of its outputs goes unchanged into calls of one and the same linear layer; if that
     layer reads nothing else; if neither is returned, kept, reshaped, padded or used in a function;
     and if the layer's weights belong to it alone. What a pass through another branch of the model
     would show stays unknown: the example must take those that deployment takes.
@@ -178,7 +178,7 @@ def _objection(
     shared: set[int],
     names: Mapping[nn.Module, str],
 ) -> str | None:
-    """Why the norm ``name`` does not fold into a linear layer; None if it does."""
+    """Return why the norm ``name`` does not fold into a linear layer; None if it does."""
     if len(readers) != 1 or isinstance(next(iter(readers)), str):
         told = sorted(reader if isinstance(reader, str) else names[reader] for reader in readers)
         return f'read by {", ".join(told)}' if told else 'nothing reads it'
@@ -217,7 +217,7 @@ def _storage(value: Tensor) -> int:
 
 
 def _shared_storages(model: nn.Module) -> set[int]:
-    """Storages that two parameters or buffers, or two modules, have in common."""
+    """Return the storages that two parameters or buffers, or two modules, have in common."""
     seen: set[int] = set()
     shared = set()
     for module in model.modules():

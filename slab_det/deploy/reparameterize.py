@@ -171,7 +171,7 @@ def _fold_in_blocks(model: nn.Module) -> list[NormFolding]:
 
 
 def _fold_by_example(model: nn.Module, example: Any) -> list[NormFolding]:
-    """Replace every norm that is left, by nothing where a linear layer takes it in."""
+    """Replace every remaining norm, by nothing if a linear layer takes it in."""
     norms = _norms(model)
     found: dict[str, str] = {}
     reasons = dict.fromkeys(norms, 'no example shows what reads it')

@@ -44,7 +44,7 @@ def simplified_linear_attention(
         dwc_weight: ``(C / num_heads, 1, K, K)``, one kernel per channel of a head, shared by
             all heads, or ``(C, 1, K, K)``, one per channel.
         dwc_bias: one entry per kernel, or None.
-        eps: keeps the quotient finite where a query is zero.
+        eps: keeps the quotient finite if a query is zero.
         upsample_values: M differs from N; the values are then interpolated for the convolution,
             linearly along the flattened sequence, as in the published models.
 
@@ -84,7 +84,7 @@ def depthwise_over_heads(
     v: Tensor, height: int, width: int, weight: Tensor, bias: Tensor | None
 ) -> Tensor:
     """Convolve ``v: (B, height * width, C)`` depth-wise with ``weight: (D, 1, K, K)``, repeated
-    ``C / D`` times where the kernels are one per channel of a head.
+    ``C / D`` times if the kernels are one per channel of a head.
 
     Tokens are a channels-last image, so that nothing is transposed.
     """
@@ -216,7 +216,7 @@ class _WindowProjection(QKVProjection):
         return qkv.chunk(3, dim=-1)
 
     def fold(self, norm: nn.Module) -> nn.Module:
-        """Fold the norm of the tokens that come in into the projection; return what takes its
+        """Fold the norm of the incoming tokens into the projection; return what takes its
         place. Padding keeps the projection's original bias."""
         bias = self.qkv.bias
         pad = self.qkv.weight.new_zeros(self.qkv.out_features) if bias is None else bias
@@ -243,7 +243,7 @@ class WindowLinearAttention(_WindowProjection, LinearMixing):
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
         """Attend with projected ``(windows, window**2, C)`` queries, keys and values; ``mask``
-        has no meaning here."""
+        is ignored."""
         return self.mix(q, k, v, self.window, self.window)
 
 

@@ -101,7 +101,7 @@ class TokenBatchNorm(nn.BatchNorm1d):
         if not is_distributed():
             var, mean = torch.var_mean(x, 0, correction=0)
             return mean, var, x.shape[0]
-        # Two reductions: squares of raw values would cancel where the mean is large.
+        # Two reductions: squares of raw values would cancel if the mean is large.
         mean, count = joint_mean(x.sum(0), x.shape[0])
         var = sum_of_processes((x - mean).square().sum(0)) / count.clamp(min=1)
         # Fewer than two tokens have no variance: take the running statistics, as if they were those

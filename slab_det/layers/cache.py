@@ -67,7 +67,7 @@ class EvalCache(nn.Module):
     def cached(
         self, key: Hashable, source: Tensor, compute: Callable[[], Tensor], size: Hashable = None
     ) -> Any:
-        """Return ``compute()``, from the cache where nothing can have changed since.
+        """Return ``compute()``, from the cache if nothing can have changed since.
 
         Args:
             key: what is kept; one value per key.

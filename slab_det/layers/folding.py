@@ -7,7 +7,7 @@ from .norms import foldable_affine
 
 
 class FoldedNorm(nn.Identity):
-    """Stands where a norm was that another layer has taken in."""
+    """Takes the place of a norm that was folded into another layer."""
 
 
 @torch.no_grad()

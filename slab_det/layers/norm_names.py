@@ -50,7 +50,7 @@ def canonical_norm(entries: Mapping[str, Tensor]) -> dict[str, Tensor]:
         InputError: the published counters give no ratio.
 
     Returns:
-        Entries named as in PRepBN, always with ``ratio``: ``iter / total_step`` where the
+        Entries named as in PRepBN, always with ``ratio``: ``iter / total_step`` if the
         published counters are there, 0 for RepBN alone, 1 for LayerNorm. Other entries keep their
         names.
     """
@@ -63,7 +63,7 @@ def canonical_norm(entries: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if 'iter' in entries and 'total_step' in entries:
             step, total = float(entries['iter']), float(entries['total_step'])
             ratio = step / max(total, 1.0)
-            # Infinite where the checkpoint was written in half precision, counters included.
+            # Infinite if the checkpoint was written in half precision, counters included.
             if not 0 <= ratio <= 1:
                 raise InputError(
                     f'iter={step:g} of total_step={total:g} is not a ratio from 0 to 1: put into '

@@ -66,7 +66,7 @@ class RepBN(nn.Module):
     """Re-parameterized BatchNorm, ``RepBN(x) = BN(x) + eta * x``.
 
     ``eta`` is one learnable scalar, initially 1 (``alpha`` in the published code). Statistics
-    are per channel over all tokens of the batch, of all processes where training is
+    are per channel over all tokens of the batch, of all processes if training is
     distributed; inside :func:`~slab_det.layers.valid_tokens` those of padding are left out. At
     inference the norm is one affine map per channel (Lemma 4.1 of the paper), see
     :meth:`affine`.
@@ -92,7 +92,7 @@ class RepBN(nn.Module):
         self.bn = TokenBatchNorm(num_features, eps=eps, momentum=momentum)
 
     def add_module(self, name: str, module: nn.Module | None) -> None:
-        """Keep the BatchNorm where a converter (``convert_sync_batchnorm`` of torch and mmengine,
+        """Keep the BatchNorm if a converter (``convert_sync_batchnorm`` of torch and mmengine,
         ``sync_bn`` in a config) puts a SyncBatchNorm in its place: it is synchronised already,
         without a GPU too, and leaves padding out."""
         if type(module).__name__ != 'SyncBatchNorm':
@@ -157,7 +157,7 @@ class PRepBN(nn.Module):
     Whatever writes the buffer is followed: :meth:`set_ratio`, ``load_state_dict``, a move to
     another device or type, ``deepcopy``, and any other write by the next ``train()``, ``eval()`` or
     forward pass on a CPU. On a GPU, where a look at the value waits for all work, a forward pass
-    looks in evaluation mode, and only where the tensor is another one or torch has counted a write
+    looks in evaluation mode, and only if the tensor is another one or torch has counted a write
     (writes through ``.data`` and collectives are not counted). A compiled or traced graph keeps the
     branch that it was made with until one of the others has looked.
 
@@ -233,7 +233,7 @@ class PRepBN(nn.Module):
         self._follow()
 
     def _branch(self) -> str:
-        """Return what the forward pass computes, having followed the buffer where that is cheap."""
+        """Return what the forward pass computes, having followed the buffer if that is cheap."""
         ratio = self.ratio
         if _is_readable(ratio) and (
             ratio.device.type in _FREE_TO_READ
@@ -307,7 +307,7 @@ def _version(tensor: Tensor) -> int:
 
 
 def _keep_in_graph(out: Tensor, idle: nn.Module) -> Tensor:
-    """Give the parameters of the idle branch a zero gradient where gradients are synchronised:
+    """Give the parameters of the idle branch a zero gradient if gradients are synchronised:
     distributed training waits for the gradient of every parameter."""
     if not (torch.is_grad_enabled() and idle.training and is_distributed()):
         return out

@@ -11,7 +11,7 @@ Size = tuple[int, int]
 
 
 class ValidTokens:
-    """The tokens that the images of one padded batch would have on their own.
+    """The tokens that the images of one padded batch would have alone.
 
     Images lie at the top left of the batch, padding at the bottom and right. Layers that make a
     map of another call :func:`follow_map`, so that the valid part of each of their maps is known
@@ -72,7 +72,7 @@ class ValidTokens:
         return self._rows[key]
 
     def _find_map(self, x: Tensor) -> tuple[Size | None, int]:
-        """Return height and width of the map whose tokens ``x`` holds, None where no map is
+        """Return height and width of the map whose tokens ``x`` holds, None if no map is
         known, and the number of class tokens before them."""
         if x.dim() == 4:
             return (x.shape[1], x.shape[2]), 0
@@ -90,7 +90,7 @@ class ValidTokens:
         return None, 0
 
     def _part(self, size: Size) -> list[Size] | None:
-        """Return the valid height and width of every image on the map ``size``, None where it is
+        """Return the valid height and width of every image on the map ``size``, None if it is
         not known."""
         stride = self._stride(size)
         if size not in self._parts and stride is not None:
@@ -161,7 +161,7 @@ def follow_map(before: Size, after: Size, length: Callable[[int], int]) -> None:
 
 
 def valid_rows(x: Tensor) -> Tensor | None:
-    """Return the rows of ``x.flatten(0, -2)`` whose tokens belong to images, None where all do.
+    """Return the rows of ``x.flatten(0, -2)`` whose tokens belong to images, None if all do.
 
     Raises:
         ValueError: padding was announced, and ``x`` is not a map of that batch.

@@ -60,7 +60,7 @@ class _ReducedProjection(nn.Module):
         return x + self(norm(x), height, width)
 
     def fold(self, norm: nn.Module) -> nn.Identity:
-        """Fold the norm of the tokens that come in, and the norm behind the reduction, into the
+        """Fold the norm of the incoming tokens, and the norm behind the reduction, into the
         layers behind them; return what takes the norm's place.
 
         The reduction does not pad, so this is exact. The norm feeds the query and, besides, the

@@ -237,7 +237,7 @@ class PRepBNScheduler:
         return dict(self._settings(), start_ratio=self.start_ratio, last_iter=self.last_iter)
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Go on from where ``state_dict`` was taken, and set the ratio of that iteration.
+        """Continue from where ``state_dict`` was taken, and set the ratio of that iteration.
 
         A ``start_ratio`` of None becomes the saved one.
 

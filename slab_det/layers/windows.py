@@ -56,7 +56,7 @@ class WindowGrid(NamedTuple):
 
 
 def effective_shift(height: int, width: int, window: int, shift: int) -> int:
-    """Return ``shift``, or 0 where the whole map fits one window."""
+    """Return ``shift``, or 0 if the whole map fits one window."""
     return 0 if height <= window and width <= window else shift
 
 

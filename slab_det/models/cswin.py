@@ -40,7 +40,7 @@ ARCHS: dict[str, dict[str, Any]] = {
 
 class MapLinearAttention(LinearMixing):
     """Simplified linear attention over the whole map, plus a 3x3 depth-wise convolution of the
-    values, ``get_v``, with kernels of its own for every head.
+    values, ``get_v``, with separate kernels for every head.
 
     Args:
         dim: channels C.
@@ -89,7 +89,7 @@ class StripeAttention(nn.Module):
     Args:
         dim: channels C.
         num_heads: attention heads.
-        stripe: width of a stripe in tokens; None for one stripe that is the whole map. Where the
+        stripe: width of a stripe in tokens; None for one stripe that is the whole map. If the
             map does not divide, the last stripe is narrower.
         vertical: whether stripes stand (all rows, ``stripe`` columns) or lie.
     """
@@ -206,7 +206,7 @@ class CSWinBlock(nn.Module):
 
 
 class CSWinStage(Stage):
-    """A merging convolution, but in the first stage, and a row of blocks."""
+    """A merging convolution, except in the first stage, and a row of blocks."""
 
     def __init__(
         self,

@@ -152,7 +152,7 @@ class VisionTransformer(GridCache, FeatureStages):
         in_chans: channels of the image.
         num_classes: classes of the head; 0 for none.
         global_pool: 'token' classifies the class token, 'avg' the mean of the others, '' every
-            token; by default 'token' where there is one.
+            token; by default 'token' if there is one.
         drop_rate: dropout before the head.
         drop_path_rate: probability that the last residual branch is dropped; it rises linearly
             from 0 over the blocks.
@@ -231,7 +231,7 @@ class VisionTransformer(GridCache, FeatureStages):
 
     @property
     def layers(self) -> nn.ModuleList:
-        """The stages, that is, the blocks."""
+        """Return the stages, which are the blocks."""
         return self.blocks
 
     def _check_pool(self, global_pool: str | None) -> str:

@@ -83,14 +83,14 @@ class PyramidBlock(nn.Module):
 
 
 class PyramidStage(Stage, GridCache):
-    """Patch embedding, but in the first stage, position embedding, blocks and closing norm.
+    """Patch embedding, except in the first stage, position embedding, blocks and closing norm.
 
     Args:
         dim: channels C.
         grid: height and width of the map that positions are made for.
         drop_path: rate of each block; their number is the depth.
         norm_layer: builds a norm from a number of channels.
-        downsample: patch embedding, None where the network has it.
+        downsample: patch embedding, None if the network has it.
         absolute_positions: add a learned embedding of the position to the tokens.
         closing_norm: norm the tokens that go out.
         **block: see :class:`PyramidBlock`.
@@ -142,8 +142,8 @@ class PyramidTransformer(FeatureStages):
         num_heads: attention heads per stage.
         mlp_ratios: hidden channels of the feed-forward part over the stage's channels.
         attn_types: a letter per stage, 'L' for simplified linear attention, 'S' for softmax.
-        sr_ratios: reduction of the keys' and values' map per stage; by default 1 where attention
-            is linear and 8, 4, 2, 1 where it is softmax, as published.
+        sr_ratios: reduction of the keys' and values' map per stage; by default 1 if attention
+            is linear and 8, 4, 2, 1 if it is softmax, as published.
         norm_layer: name, config or class of the norm, see :func:`slab_det.layers.make_norm_layer`;
             the epsilon of a LayerNorm is 1e-6 unless the config gives one.
         qkv_bias: whether query, key and value have a bias.

@@ -54,7 +54,7 @@ class SwinBlock(nn.Module):
         num_heads: attention heads.
         attn_type: 'L' for simplified linear attention, 'S' for softmax.
         window: side of a window in tokens.
-        shift: cyclic shift of the windows in tokens; it does not apply where the whole map
+        shift: cyclic shift of the windows in tokens; it does not apply if the whole map
             fits one window.
         norm_layer: builds a norm from a number of channels.
         mlp_ratio: hidden channels of the feed-forward part over C.
@@ -102,7 +102,7 @@ class SwinBlock(nn.Module):
 
 
 class SwinStage(Stage):
-    """Patch merging, but in the first stage, and a row of blocks, every second one shifted."""
+    """Patch merging, except in the first stage, and a row of blocks, every second one shifted."""
 
     def __init__(
         self,
@@ -137,8 +137,8 @@ class SwinTransformer(FeatureStages):
         depths: blocks per stage.
         num_heads: attention heads per stage.
         attn_types: a letter per stage, 'L' for simplified linear attention, 'S' for softmax.
-        window_sizes: side of a window per stage in tokens; by default 56, 28, 7, 7 where
-            attention is linear and 7 where it is softmax.
+        window_sizes: side of a window per stage in tokens; by default 56, 28, 7, 7 if
+            attention is linear and 7 if it is softmax.
         norm_layer: name, config or class of the norm, see :func:`slab_det.layers.make_norm_layer`.
         mlp_ratio: hidden channels of the feed-forward part over the stage's channels.
         qkv_bias: whether query, key and value have a bias.

@@ -71,7 +71,7 @@ def run_watched(
     handles = [module.register_forward_pre_hook(hook) for module, hook in watched]
     count = torch.zeros((), dtype=torch.float64, device=like.device)
     try:
-        # No graph is recorded where no parameter requires a gradient.
+        # No graph is recorded if no parameter requires a gradient.
         with torch.enable_grad():
             for batch in batches:
                 forward(batch)

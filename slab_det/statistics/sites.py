@@ -91,7 +91,7 @@ def put_statistics(sites: Iterable[NormSite], statistics: Statistics) -> None:
 
 @contextmanager
 def modes_kept(model: nn.Module) -> Iterator[None]:
-    """Put every module back into its mode, training or evaluation, afterwards."""
+    """Restore the mode of every module, training or evaluation, afterwards."""
     modes = {module: module.training for module in model.modules()}
     try:
         yield

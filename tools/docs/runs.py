@@ -1,4 +1,4 @@
-"""Running commands of the documentation in a folder of their own, on generated data."""
+"""Running commands of the documentation in a separate folder, on generated data."""
 
 import contextlib
 import inspect
@@ -17,7 +17,7 @@ from pathlib import Path
 
 from .commands import CLUSTER, Command, DocError, parse
 
-#: What is added to commands so that they end soon: fewer and smaller images, one run.
+#: Arguments added to commands so that they end soon: fewer and smaller images, one run.
 SHORTER = {
     'tools/make_dataset.py': ['--train', '8', '--val', '4', '--size', '64', '96'],
     'tools/reparameterize.py': ['--shape', '64', '96'],
@@ -33,7 +33,7 @@ SHORTER_RUNS = [
 ]
 #: One epoch, with so many iterations that PRepBN's schedule arrives at 0 before the last one.
 ONE_EPOCH = ['train_cfg.max_epochs=1', 'train_dataloader.batch_size=1']
-#: And to those with configs for COCO: a few small images.
+#: Added to those with configs for COCO: a few small images.
 SHORTER_COCO = [
     *ONE_EPOCH,
     'train_cfg.val_interval=9',
@@ -48,7 +48,7 @@ SHORTER_COCO = [
 
 
 def run_page(commands: Iterable[Command], root: Path) -> int:
-    """Run those commands of a page that are marked so, in a folder with the project's configs and
+    """Run the commands of a page that are marked for it, in a folder with the project's configs and
     tools, built-in data in data/shapes and in COCO's layout in data/coco; return their number.
 
     Raises:
@@ -153,7 +153,7 @@ def _shapes(folder: Path) -> None:
 
 
 def _cells(folder: Path) -> None:
-    """Built-in data as BCCD has them: its files and the names of its classes."""
+    """Make built-in data in BCCD's form: its files and the names of its classes."""
     _shapes(Path('data/shapes'))
     (folder / 'images').mkdir(parents=True)
     for split in ('train', 'val'):

@@ -167,7 +167,7 @@ def _layers(model) -> list[str]:
 
 
 def _use_standard_domains(model) -> None:
-    """Drop the imports of operator sets of which no node is; onnxruntime adds all that it knows."""
+    """Drop imports of unused operator sets; onnxruntime adds all that it knows."""
     used = {node.domain for node in model.graph.node} | {''}
     wanted = [entry for entry in model.opset_import if entry.domain in used]
     del model.opset_import[:]

@@ -51,7 +51,7 @@ def bands(height: int, width: int, halo: int) -> Iterator[Band]:
 
 
 def runs_in_bands(module: nn.Module, x: Tensor) -> bool:
-    """Whether ``module`` may treat ``x`` in bands: where it may in chunks, but for half precision,
+    """Whether ``module`` may treat ``x`` in bands: if it may in chunks, except in half precision,
     whose sums :func:`slab_det.layers.simplified_linear_attention` takes in float32."""
     return (
         runs_in_chunks(module, x)
@@ -102,7 +102,7 @@ def linear_attention_in_bands(
         key_value: gives keys before the ReLU, without positional encoding, and values of some
             tokens, side by side.
         project: projects the result.
-        eps: keeps the quotient finite where a query is zero.
+        eps: keeps the quotient finite if a query is zero.
     """
     encoding = attn.resized(attn.positional_encoding, attn.grid, (height, width))[0]
     kernels = attn.kernels()

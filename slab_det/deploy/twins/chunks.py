@@ -82,7 +82,7 @@ class WindowChunk(NamedTuple):
         padded: positions in ``rows`` that are padding, or None.
         valid: the other positions, or None without padding.
         targets: map rows of the valid positions.
-        mask: additive attention mask ``(windows, N, N)``, or None where it would be zero.
+        mask: additive attention mask ``(windows, N, N)``, or None if it would be zero.
     """
 
     rows: Tensor

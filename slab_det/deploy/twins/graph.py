@@ -1,6 +1,6 @@
 """Attention in windows for tracing, ONNX and ``torch.compile``.
 
-The layout of windows is part of the graph, so that it serves sizes which it was not made with.
+The layout of windows is part of the graph, so that it serves other sizes than the traced one.
 Tokens move in one gather each way, which fuses and exports better than the scatter that suits
 training.
 """
@@ -25,7 +25,7 @@ def graph_grid(
     Args:
         height, width: the map's size; while tracing, scalars or 0-dim tensors.
         window: side of a window in tokens.
-        shift: cyclic shift in tokens; it does not apply where the whole map fits one window.
+        shift: cyclic shift in tokens; it does not apply if the whole map fits one window.
         device: where the tokens are; by default the CPU.
     """
     if torch.compiler.is_compiling():
@@ -70,7 +70,7 @@ def window_attention(
 def fill_padding(rows: Tensor, padding: Tensor, grid: WindowGrid, batch: int) -> Tensor:
     """Put ``padding: (C,)`` into the padded ones of ``rows``, those of all windows of the batch.
 
-    Only these rows are written: a runtime may do so in place, where a selection would read and
+    Only these rows are written: a runtime may do so in place, whereas a selection would read and
     write all of them. A compiler makes a selection part of the next loop.
     """
     padding = padding.to(rows.dtype)

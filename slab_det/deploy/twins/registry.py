@@ -11,7 +11,7 @@ _TWINS: dict[type[nn.Module], type[nn.Module]] = {}
 def twin_of(plain: type[nn.Module]) -> Callable[[type[nn.Module]], type[nn.Module]]:
     """Let the decorated class, a subclass of ``plain``, be its twin.
 
-    A twin differs in its methods alone: it has no ``__init__`` and no state of its own.
+    A twin differs in its methods alone: it adds neither an ``__init__`` nor state.
     """
 
     def register(twin: type[nn.Module]) -> type[nn.Module]:

@@ -1,4 +1,4 @@
-"""The ratio of PRepBN in trainers of others; each module needs the trainer that it is for.
+"""The ratio of PRepBN in other libraries' trainers; each module needs the trainer that it is for.
 
 :mod:`~slab_det.layers.callbacks.huggingface` is for the ``Trainer`` of ``transformers``,
 :mod:`~slab_det.layers.callbacks.lightning` for that of Lightning. A loop of one's own takes
@@ -22,7 +22,7 @@ def scheduler_at(
     saved: Mapping[str, Any] | None,
     settings: Mapping[str, Any],
 ) -> PRepBNScheduler:
-    """Return the scheduler of a training that goes on at ``iteration``, the model's ratio set.
+    """Return the scheduler of a training that continues at ``iteration``, the model's ratio set.
 
     Args:
         model: a model with :class:`~slab_det.layers.PRepBN`.

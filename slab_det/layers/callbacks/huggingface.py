@@ -13,7 +13,7 @@ class PRepBNCallback(TrainerCallback, ExportableState):
     ``Trainer(model, args, callbacks=[PRepBNCallback(end=0.8)])`` is all that is needed. The ratio
     is logged as ``prepbn_ratio``. It is a function of ``global_step``, so that gradient
     accumulation does not move it; what it started from is in ``trainer_state.json``, and
-    ``resume_from_checkpoint`` goes on along the same line.
+    ``resume_from_checkpoint`` continues the same schedule.
 
     Args:
         **schedule: the arguments of :class:`~slab_det.layers.PRepBNScheduler` besides ``model`` and

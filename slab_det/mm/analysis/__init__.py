@@ -1,4 +1,4 @@
-"""What a network costs."""
+"""The cost of a network: parameters and multiply-adds."""
 
 from .detectors import backbone_cost, detector_cost, proposals_of
 from .multiply_adds import Cost, count_costs

@@ -38,7 +38,7 @@ class ErrorCurves:
     precision: np.ndarray
 
     def average_precision(self) -> np.ndarray:
-        """AP of each curve and category, float (7, categories)."""
+        """Return the AP of each curve and category, float (7, categories)."""
         return self.precision.mean(axis=1)
 
 
@@ -91,7 +91,7 @@ def error_curves(truth, results: Sequence[dict[str, Any]], kind: str = 'bbox') -
 def _precision(
     truth, results: list[dict], category_id: int, kind: str, forgiven: set, ious: list[float]
 ) -> np.ndarray:
-    """Precision (IoUs, 101) of one category; those of the ``forgiven`` are ignored."""
+    """Return the precision (IoUs, 101) of one category; those of the ``forgiven`` are ignored."""
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 

@@ -1,4 +1,4 @@
-"""What all backbones share: outputs, output norms, freezing, pretrained weights."""
+"""Parts that all backbones share: outputs, output norms, freezing, pretrained weights."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -102,7 +102,7 @@ class SLABBackbone(BaseModule):
         )
 
     def init_weights(self) -> None:
-        """Initialize the weights as ``init_cfg`` says, from checkpoints last; without an
+        """Initialise the weights as ``init_cfg`` says, from checkpoints last; without an
         ``init_cfg`` they stay as built."""
         cfgs = [self.init_cfg] if isinstance(self.init_cfg, dict) else self.init_cfg or []
         drawn = [cfg for cfg in cfgs if not is_pretrained(cfg)]

@@ -22,8 +22,8 @@ class SLABPyramidVisionTransformer(SLABBackbone):
             depths=(2, 2, 2, 2), num_heads=(1, 2, 5, 8), mlp_ratios=(8, 8, 4, 4))``.
         attn_types: a letter per stage, 'L' for simplified linear attention, 'S' for softmax.
         norm_cfg: norm of the transformer, ``dict(type='PRepBN')``, ``'RepBN'`` or ``'LN'``.
-        sr_ratios: reduction of the keys' and values' map per stage; by default 1 where attention
-            is linear and 8, 4, 2, 1 where it is softmax, as published. Linear attention with
+        sr_ratios: reduction of the keys' and values' map per stage; by default 1 if attention
+            is linear and 8, 4, 2, 1 if it is softmax, as published. Linear attention with
             a reduction upsamples the values for its convolution along the flattened sequence,
             as the published models do.
         out_indices, out_norm_cfg, frozen_stages, norm_eval, with_cp, deploy, init_cfg: see

@@ -23,8 +23,8 @@ class SLABPyramidVisionTransformerV2(SLABBackbone):
             num_heads=(1, 2, 5, 8), mlp_ratios=(8, 8, 4, 4))``.
         attn_types: a letter per stage, 'L' for simplified linear attention, 'S' for softmax.
         norm_cfg: norm of the transformer, ``dict(type='PRepBN')``, ``'RepBN'`` or ``'LN'``.
-        sr_ratios: reduction of the keys' and values' map per stage; by default 1 where attention
-            is linear and 8, 4, 2, 1 where it is softmax.
+        sr_ratios: reduction of the keys' and values' map per stage; by default 1 if attention
+            is linear and 8, 4, 2, 1 if it is softmax.
         out_indices, frozen_stages, norm_eval, with_cp, deploy, init_cfg: see
             :class:`SLABBackbone`.
         drop_path_rate: probability that the last residual branch is dropped.

@@ -19,8 +19,8 @@ class SLABSwinTransformer(SLABBackbone):
             6, 12, 24))``.
         attn_types: a letter per stage, 'L' for simplified linear attention, 'S' for softmax.
         norm_cfg: norm of the transformer, ``dict(type='PRepBN')``, ``'RepBN'`` or ``'LN'``.
-        window_sizes: side of a window per stage in tokens; by default 56, 28, 7, 7 where
-            attention is linear and 7 where it is softmax, as published.
+        window_sizes: side of a window per stage in tokens; by default 56, 28, 7, 7 if
+            attention is linear and 7 if it is softmax, as published.
         out_indices, out_norm_cfg, frozen_stages, norm_eval, with_cp, deploy, init_cfg: see
             :class:`SLABBackbone`.
         drop_path_rate: probability that the last residual branch is dropped.

@@ -196,7 +196,7 @@ def _fix_annotation(annotation: dict) -> Iterator[str]:
 
 
 def _number(content: Content) -> Iterator[str]:
-    """Number the annotations from 1 where an id cannot be one."""
+    """Renumber the annotations from 1 if an id is invalid."""
     values = [one.get('id') for one in content['annotations']]
     if all(type(value) is int and value > 0 for value in values) and len(set(values)) == len(
         values

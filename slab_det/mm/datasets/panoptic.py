@@ -118,4 +118,4 @@ class SemanticWriter:
         write_png(os.path.join(self._maps, file_name), labels.astype(np.uint8))
 
     def write(self) -> None:
-        """Nothing is left to write: every image's map stands for itself."""
+        """Do nothing: every image's map has been written already."""

@@ -1,4 +1,4 @@
-"""Scenes of overlapping shapes, with the visible part of every thing known to the pixel.
+"""Scenes of overlapping shapes, with the visible part of every thing known pixel by pixel.
 
 A scene is all that an annotation needs and no annotation format: image, instance map and
 background map. COCO instances are written from it; semantic and panoptic maps can be, without new
@@ -81,7 +81,7 @@ def draw_scene(rng: RandomState, height: int, width: int) -> Scene:
 
 
 def _background(rng: RandomState, height: int, width: int):
-    """One or two surfaces, divided by a straight line through the picture."""
+    """Return one or two surfaces, divided by a straight line through the picture."""
     image = np.empty((height, width, 3), np.int32)
     stuff = np.empty((height, width), np.uint8)
     yy, xx = np.mgrid[:height, :width]
@@ -108,7 +108,7 @@ def _add_thing(
     labels: list[int],
     whole_areas: list[int],
 ) -> None:
-    """Paint one thing over the scene, in place; none when no place for it is found."""
+    """Paint one thing over the scene, in place, if a place for it is found."""
     height, width = instances.shape
     label = int(rng.randint(0, len(THING_CLASSES)))
     low, high = 0.075 * min(height, width), 0.3 * min(height, width)

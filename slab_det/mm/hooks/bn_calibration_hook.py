@@ -65,7 +65,7 @@ class BNCalibrationHook(Hook):
             the end of training, so that nothing freezes. ``EMAHook`` continues to average.
         by_epoch: whether a whole number ``freeze_from`` counts epochs or iterations.
         fit_layer_norm: before the first iteration of a training that starts at ratio 1, begin the
-            RepBN branch where the LayerNorm is, see
+            RepBN branch at the LayerNorm, see
             :func:`~slab_det.statistics.fit_repbn_to_layer_norm`; for detectors that were trained
             with LayerNorm.
         include_frozen, max_passes, tolerance: see
@@ -144,7 +144,7 @@ class BNCalibrationHook(Hook):
     # ---------------------------------------------------------------- calibration
 
     def _calibrate(self, runner, model: nn.Module) -> None:
-        """Find the statistics of ``model``, which keeps its own."""
+        """Find the calibrated statistics of ``model``, whose running ones stay."""
         self._find_images(runner)
         sites = norm_sites(model)
         running = get_statistics(sites)
@@ -186,7 +186,7 @@ class BNCalibrationHook(Hook):
         model = unwrap(runner.model)
         self._found, self._at_the_end = None, False
         if self.at_end or (self.at_val and runner.val_loop is not None):
-            # Now rather than after the training.
+            # Fail now rather than after the training.
             sites_to_calibrate(model, self._options['include_frozen'])
             self._find_images(runner)
         if self.fit_layer_norm and runner.iter == 0:

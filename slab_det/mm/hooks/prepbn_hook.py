@@ -176,13 +176,13 @@ class PRepBNHook(Hook):
     def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None:
         if self.scheduler is None:
             return
-        # An average over ratios is the ratio of no network: take the current one.
+        # An average of ratios fits no network: take the current one.
         for norm in self._averaged:
             norm.set_ratio(self.scheduler.get_last_ratio())
         self._check_losses(runner, outputs)
         self._check_frozen(runner)
         # The first look is after one iteration: a running variance is then at least ``momentum`` of
-        # that of the first batch, so that growth from there on is not the settling of the average.
+        # that of the first batch, so that later growth is not the settling of the average.
         first = self.check_interval and self._first_variances is None
         if first or self.every_n_train_iters(runner, self.check_interval):
             self._check_variances(runner)

@@ -41,7 +41,7 @@ def export_onnx(
     need every size that depends on the data, such as the number of boxes, to be declared.
 
     Args:
-        detector: an mmdet detector, re-parameterized where it can be. The twins of its blocks are
+        detector: an mmdet detector, re-parameterized if it can be. The twins of its blocks are
             in place while it is traced.
         path: the file; it is written whole or not at all.
         metadata: see :func:`slab_det.mm.onnx.metadata.file_metadata`.

@@ -69,7 +69,7 @@ class DetectorGraph(nn.Module):
 
     @property
     def output_names(self) -> tuple[str, ...]:
-        """Names of what :meth:`forward` returns."""
+        """Return the names of what :meth:`forward` returns."""
         return ('boxes', 'scores', 'labels') + ('masks',) * self.with_masks
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:

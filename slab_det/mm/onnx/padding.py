@@ -38,7 +38,7 @@ def _adaptive_padding(
     mode: str, size, kernel: int, stride: int, dilation: int
 ) -> tuple[Tensor, Tensor]:
     """Return what is added to a side of ``size`` so that kernels at every ``stride`` cover it: all
-    of it behind where ``mode`` is 'corner', half of it in front where it is 'same'."""
+    of it behind if ``mode`` is 'corner', half of it in front if it is 'same'."""
     size = torch.as_tensor(size)
     missing = ((size - 1) // stride * stride + (kernel - 1) * dilation + 1 - size).clamp(min=0)
     before = missing // 2 if mode == 'same' else torch.zeros_like(missing)

@@ -1,4 +1,4 @@
-"""Building an optimizer before the training: without a GPU, and in one sentence if it fails."""
+"""Building an optimizer before training: without a GPU, and with one sentence if it fails."""
 
 import logging
 from collections.abc import Iterator, Mapping
@@ -35,7 +35,7 @@ def check_optim_wrapper(cfg: Config, model: nn.Module, config: str) -> None:
     """
     wrapper = cfg.get('optim_wrapper')
     if not isinstance(wrapper, dict) or 'optimizer' not in wrapper:
-        return  # several optimizers have a constructor of their own
+        return  # several optimizers have their own constructor
     constructor = wrapper.get('constructor', 'DefaultOptimWrapperConstructor')
     try:
         with OPTIM_WRAPPER_CONSTRUCTORS.switch_scope_and_registry(cfg.get('default_scope')):

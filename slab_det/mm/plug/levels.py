@@ -25,7 +25,7 @@ def adapt_levels(
     Every map keeps its stride: the new backbone returns the stages of the strides that the old one
     returned, less those that the neck leaves out (``start_level``). A backbone of one scale gets
     a :class:`~slab_det.mm.necks.SimpleFPN` in place of an FPN and before any other neck. Channels
-    are set where the neck, or without one the heads, name those of the old maps, in the same order
+    are set if the neck, or without one the heads, name those of the old maps, in the same order
     or reversed; also in heads behind a neck that passes the maps on, as SSD's does.
 
     Args:
@@ -36,7 +36,7 @@ def adapt_levels(
         note: called with (setting, reason).
 
     Returns:
-        Settings of the backbone: ``out_indices`` where they are not all.
+        Settings of the backbone: ``out_indices`` if they are not all.
 
     Raises:
         InputError: a map is wanted that the new backbone does not have.

@@ -108,7 +108,7 @@ def _is_list_of_dicts(value: Any) -> bool:
 
 
 def layout(head: str, value: Any, indent: int, tail: str = '') -> list[str]:
-    """Return lines of Python code for ``head`` and ``value``, broken where they are too long."""
+    """Return lines of Python code for ``head`` and ``value``, broken if they are too long."""
     line = ' ' * indent + head + _code(value) + tail
     if (
         len(line) <= WIDTH - 20

@@ -125,7 +125,7 @@ class RandomStateHook(Hook):
         self._skip = where[1]
         self._endless = None
         if hasattr(loop, 'dataloader_iterator'):
-            loop.dataloader_iterator = None  # lets its workers go
+            loop.dataloader_iterator = None  # releases its workers
             self._endless = EndlessBatches(loop.dataloader, self._sampler, *where)
             loop.dataloader_iterator = self._endless
             if runner.iter > 0:
@@ -193,7 +193,7 @@ class RandomStateHook(Hook):
             return None
         # Counted from 1, as the epochs of the log. A pass of an infinite sampler has no end.
         runner.logger.info(
-            f'RandomStateHook: goes on in pass {loaded["epoch"] + 1} of the data after '
+            f'RandomStateHook: continues in pass {loaded["epoch"] + 1} of the data after '
             f'{loaded["batches"]} of its batches.'
         )
         return loaded

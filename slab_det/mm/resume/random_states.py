@@ -36,7 +36,7 @@ def capture_states(cuda: bool = True) -> dict:
 
 
 def restore_states(states: dict) -> None:
-    """Put back what :func:`capture_states` returned, wherever its tensors lie by now."""
+    """Restore what :func:`capture_states` returned, on whatever device its tensors are by now."""
     python, numpy_state = states['python'], states['numpy']
     random.setstate((python['version'], tuple(python['internal'].tolist()), python['gauss']))
     np.random.set_state(
@@ -56,7 +56,7 @@ def restore_states(states: dict) -> None:
 
 @contextmanager
 def states_kept() -> Iterator[None]:
-    """Let all generators go on afterwards as if nothing had been drawn inside."""
+    """Let all generators continue afterwards as if nothing had been drawn inside."""
     states = capture_states()
     try:
         yield

@@ -21,7 +21,7 @@ def drawn_names(names: Sequence[str], font: str | None = None) -> tuple[list[str
         font: a font family of matplotlib; None for OpenCV's, which draws ASCII.
 
     Returns:
-        Names, ``'#3'`` for the fourth where a letter of it cannot be drawn, and ``{'#3': name}``.
+        Names, ``'#3'`` for the fourth if a letter of it cannot be drawn, and ``{'#3': name}``.
     """
     drawn, legend = [], {}
     for label, name in enumerate(names):

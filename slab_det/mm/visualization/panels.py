@@ -146,7 +146,7 @@ def _scaled_box(bbox: Sequence[float], scale: float, width: int, height: int) ->
 
 
 def _fill(canvas: np.ndarray, one: Instance, width: int, height: int) -> list[np.ndarray]:
-    """Tint the mask's pixels; returns the mask's outlines."""
+    """Tint the mask's pixels; return the mask's outlines."""
     mask = (
         cv2.resize(one.mask.astype(np.uint8) * 255, (width, height), interpolation=cv2.INTER_LINEAR)
         >= 128
