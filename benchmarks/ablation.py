@@ -68,7 +68,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def chosen_runs(args: argparse.Namespace) -> list[tuple[Cell, int]]:
-    """Return the runs that ``--study``, ``--only`` and ``--seeds`` name, in the order of training."""
+    """Return the runs that ``--study``, ``--only`` and ``--seeds`` name, in training order."""
     cells = [cell for study in args.study for cell in STUDIES[study]()]
     runs = select(cells, args.only, args.seeds)
     if not runs:
@@ -191,6 +191,6 @@ def main(args: argparse.Namespace) -> None:
 
 
 if __name__ == '__main__':
-    # Not in main(): for a test that calls it, and for those beside it, plain BatchNorm is not registered.
+    # Not in main(), so that tests which call it do not register plain BatchNorm.
     register_plain_batch_norm()
     run(main, parse_args())

@@ -260,8 +260,8 @@ def make_config(cell: Cell, seed: int, work_dir: Path, start: Path | None = None
 
 
 def _mix_shapes(cfg) -> None:
-    """Give training images one of the shapes by chance, and those of the validation set all of them
-    in turn, one image at a time."""
+    """Give training images one of the shapes at random, and those of the validation set all shapes
+    one after the other, one image at a time."""
     cfg.model.data_preprocessor.pad_size_divisor = 32
     pipeline = cfg.train_dataloader.dataset.pipeline
     resize = next(step for step in pipeline if step.type == 'Resize')
