@@ -210,7 +210,9 @@ def test_names_without_letters_in_the_font_are_numbers(tool, data, capsys):
         for category, name in zip(content['categories'], classes):
             category['name'] = name
         path.write_text(json.dumps(content))
-    option = f'test_dataloader.dataset.metainfo.classes={json.dumps(classes)}'.replace(' ', '')
+    option = f'test_dataloader.dataset.metainfo.classes={json.dumps(classes, ensure_ascii=False)}'.replace(
+        ' ', ''
+    )
     words = ['shapes/val', MASK_RCNN, '--out', 'out', '--cfg-options', option]
     words.append(option.replace('test_', 'val_'))
     words.append(option.replace('test_', 'train_'))
