@@ -24,7 +24,7 @@ from ablation_study.norms import register as register_plain_batch_norm  # noqa: 
 from ablation_study.runs import is_finished, run_folder, train  # noqa: E402
 from latency import machine  # noqa: E402
 
-from slab_det.cli import InputError, check_data, run, writable_folder  # noqa: E402
+from slab_det.cli import InputError, add_traceback, check_data, run, writable_folder  # noqa: E402
 
 
 def parse_args() -> argparse.Namespace:
@@ -62,7 +62,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--run', metavar='CELL', help='train this one cell here, with the one seed of --seeds'
     )
-    parser.add_argument('--traceback', action='store_true', help='show the whole trace of an error')
+    add_traceback(parser)
     return parser.parse_args()
 
 

@@ -20,6 +20,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from slab_det.cli import write_text  # noqa: E402
+
 #: Name -> config below mmdet's configs. The first lines are those that the backbones must fit.
 DETECTORS = {
     'Faster R-CNN': 'faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py',
@@ -143,7 +145,7 @@ def run_one(args: argparse.Namespace) -> None:
             if stage != 'evaluated':  # nothing else is possible
                 break
     result['seconds'] = time.process_time() - start
-    file.write_text(json.dumps(result, indent=1))
+    write_text(file, json.dumps(result, indent=1), '--work-dir')
 
 
 def plug(state: dict) -> bool:
@@ -269,8 +271,6 @@ def main(args: argparse.Namespace) -> None:
     if args.one:
         run_one(args)
         return
-    from slab_det.cli import write_text
-
     make_data(Path(args.work_dir))
     for name in args.only or DETECTORS:
         if args.again or not result_file(args, name).exists():

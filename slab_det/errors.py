@@ -1,4 +1,4 @@
-"""The package's errors: one root, by which a tool tells the user's errors from faults of the code."""
+"""The package's errors: one root, by which tools tell the user's errors from faults."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +12,7 @@ class SlabDetError(Exception):
 
 
 class InputError(SlabDetError, ValueError):
-    """What the user gave cannot be used; the message names the argument, its value and the remedy."""
+    """What the user gave cannot be used; the message names argument, value and remedy."""
 
 
 class InputTypeError(InputError, TypeError):
@@ -28,7 +28,7 @@ class MissingPackageError(SlabDetError, ImportError):
 
 
 def one_line(error: BaseException) -> str:
-    """Return the message of an error without line breaks, or the name of its class if it has none."""
+    """Return the message of an error in one line, or the name of its class if it has none."""
     # str() of a KeyError shows its message in quotes.
     message = error.args[0] if isinstance(error, KeyError) and error.args else error
     return ' '.join(str(message).split()) or type(error).__name__
@@ -45,5 +45,5 @@ def user_input(what: str, *kinds: type[Exception]) -> Iterator[None]:
     """
     try:
         yield
-    except kinds or Exception as error:
+    except kinds or (Exception,) as error:  # noqa: B030 - a tuple
         raise InputError(f'{what}: {one_line(error)}') from error

@@ -13,8 +13,8 @@ from .errors import InputError, one_line
 def replaced_file(path: str | Path, mark: str | None = None) -> Iterator[Path]:
     """Yield a temporary path beside ``path`` that becomes ``path`` if the block ends well.
 
-    The folder is made if it is missing. What the block wrote is on the disk before it gets the name,
-    and is removed if the block fails.
+    The folder is made if it is missing. What the block wrote is on the disk before it gets the
+    name, and is removed if the block fails.
 
     Args:
         path: the file to write.

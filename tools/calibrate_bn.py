@@ -131,8 +131,8 @@ def main(args: argparse.Namespace) -> None:
     meta = dict(content.get('meta') or {})
     write_checkpoint(out, dict(state_dict=weights, meta=meta), '--out')
     print(
-        f'wrote {out} for testing, deployment and load_from, not for --resume: it does not hold the '
-        'state of the optimizer'
+        f'wrote {out} for testing, deployment and load_from, not for --resume: it does not hold '
+        'the state of the optimizer'
     )
 
 

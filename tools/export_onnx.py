@@ -65,7 +65,7 @@ def deployed(model, source: str):
             remedy = (
                 'fold it with tools/reparameterize.py --drop-layer-norm and export what that writes'
             )
-            raise UnfinishedRatioError(error.ratio, remedy) from error
+            raise UnfinishedRatioError(error.ratio, remedy, error.norm) from error
 
 
 def compare_with_torch(model, path: Path, metadata: dict, images: list) -> None:
@@ -94,8 +94,8 @@ def compare_with_torch(model, path: Path, metadata: dict, images: list) -> None:
         matched += difference.matched - abs(difference.extra)
     if matched < 0.95 * count:
         raise InputError(
-            f'only {matched} of {count} detections of the ONNX file are those of PyTorch: it was not '
-            'written; where they differ at some sizes only, export for one with --size H W'
+            f'only {matched} of {count} detections of the ONNX file are those of PyTorch: it was '
+            'not written; if they differ at some sizes only, export for one with --size H W'
         )
 
 

@@ -29,6 +29,7 @@ from slab_det.cli import (
     read_checkpoint,
     run,
     user_input,
+    whole_file,
     writable_folder,
     write_text,
 )
@@ -136,24 +137,23 @@ def test_sets(cfg, config: str) -> list:
 
 
 def build(dataset: dict):
-    """Return a data set, with its annotations where they are there and without where not."""
+    """Return a data set, with its annotations if they are there."""
     from mmdet.registry import DATASETS
 
     found = os.path.isfile(
         os.path.join(dataset.get('data_root') or '', dataset.get('ann_file') or '')
     )
-    with (
-        contextlib.redirect_stdout(io.StringIO()),  # pycocotools reports how it reads
-        user_input('the data set cannot be built'),
-    ):
+    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools reports how it reads
         return DATASETS.build(
             {**dataset, 'pipeline': [], 'test_mode': True, 'lazy_init': not found}
         )
 
 
 def numbering(datasets: list, classes, images: list[str]) -> tuple[list[int], list[int], str]:
-    """Return category ids of the labels, ids of the images, and a sentence that says whose they
-    are. An image is that of the annotations where the whole path is the same."""
+    """Return category ids of the labels, ids of the images, and a sentence on their origin.
+
+    Images are matched with those of the annotations by their whole path.
+    """
     from slab_det.mm.analysis.coco_results import default_category_ids
 
     numbers = list(range(1, len(images) + 1))
@@ -187,7 +187,7 @@ def detect(inferencer, batch: list[str]) -> list:
 def draw(inferencer, image: str, sample, score_thr: float, path: Path) -> None:
     import mmcv
 
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), whole_file(path, '--out') as part:
         warnings.filterwarnings('ignore', message='.*out of bounds')
         inferencer.visualizer.add_datasample(
             path.name,
@@ -195,7 +195,7 @@ def draw(inferencer, image: str, sample, score_thr: float, path: Path) -> None:
             sample,
             draw_gt=False,
             pred_score_thr=score_thr,
-            out_file=str(path),
+            out_file=str(part),
         )
 
 
@@ -236,7 +236,8 @@ def main(args: argparse.Namespace) -> None:
 
     init_default_scope(cfg.get('default_scope', 'mmdet'))
     sets = test_sets(cfg, args.config)
-    datasets = [build(dataset) for dataset in sets]
+    with user_input(f'the data set of {args.config} cannot be built'):
+        datasets = [build(dataset) for dataset in sets]
     # The inferencer takes its pipeline from a single test set.
     cfg.test_dataloader = dict(dataset=deepcopy(sets[0]))
     keep_pixels(cfg.test_dataloader.dataset.pipeline)
@@ -294,8 +295,8 @@ def main(args: argparse.Namespace) -> None:
             write_text(out / 'predictions.json', json.dumps(results), '--out')
     if panoptic:
         print(
-            f'{args.config} predicts no instances but panoptic maps, for which there is no JSON '
-            f'of results: pictures of {panoptic} images in {out / "vis"}'
+            f'{args.config} predicts panoptic maps, for which no JSON of results is written: '
+            f'pictures of {panoptic} images in {out / "vis"}'
         )
     elif len(damaged) < len(images):
         where = '' if args.no_pictures else f', pictures in {out / "vis"}'

@@ -1,4 +1,4 @@
-"""Print a config with all that it inherits: python tools/print_config.py CONFIG [--save-path FILE]"""
+"""Print a config with all that it inherits: python tools/print_config.py CONFIG"""
 
 import argparse
 

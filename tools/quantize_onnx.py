@@ -86,7 +86,10 @@ def main(args: argparse.Namespace) -> None:
     writable_folder(target.parent, '--out').mkdir(parents=True, exist_ok=True)
     with user_input('--calib', ValueError):
         images = calibration_images(args.calib, args.num)
-    with user_input(f'--out {target} cannot be written', OSError):
+    with (
+        user_input(f'--out {target} cannot be written', OSError),
+        user_input(f'{source} cannot be quantized', ValueError),
+    ):
         layers = quantize(source, target, images, args.method, args.keep)
     before, after = latencies([source, target], images, args.threads)
     print(f'{layers} layers in INT8, ranges from {len(images)} images')

@@ -87,7 +87,7 @@ def main(args: argparse.Namespace) -> None:
             deployed = reparameterize(model, drop_layer_norm=args.drop_layer_norm)
         except UnfinishedRatioError as error:
             remedy = 'pass --drop-layer-norm to do without it'
-            raise UnfinishedRatioError(error.ratio, remedy) from error
+            raise UnfinishedRatioError(error.ratio, remedy, error.norm) from error
     new_cfg = deploy_config(cfg)
     twin = check_model(new_cfg, 'the deploy config')
     twin.load_state_dict(deployed.state_dict())

@@ -9,7 +9,6 @@ from slab_det.cli import (
     check_data,
     load_config,
     number,
-    print_table,
     progress,
     require_onnx,
     run,
@@ -42,7 +41,7 @@ def check_classes(detector, dataset, config: str) -> None:
 
 
 def check_single(cfg, config: str) -> None:
-    """Raises InputError where the test set is not a single one with its own evaluation."""
+    """Raise InputError if the test set is not a single one with its own evaluation."""
     from slab_det.cli.data_checks import datasets_of
 
     for name in ('test_dataloader', 'test_evaluator'):
@@ -109,8 +108,8 @@ def main(args: argparse.Namespace) -> None:
         f'{len(dataset)} images, {1000 * seconds / max(len(dataset), 1):.1f} ms each with reading '
         'and resizing'
     )
-    metrics = evaluator.evaluate(len(dataset))
-    print_table(('metric', 'value'), [(name, f'{value:.4f}') for name, value in metrics.items()])
+    for name, value in evaluator.evaluate(len(dataset)).items():
+        print(f'{name}: {value:.4f}')
 
 
 if __name__ == '__main__':

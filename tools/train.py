@@ -69,6 +69,9 @@ def main(args: argparse.Namespace) -> None:
     elif cfg.get('load_from'):
         check_fit(cfg.load_from, model, 'load_from', whole=False)
     warn_of_missing_hook(cfg, model)
+    from slab_det.mm.optim import check_optim_wrapper
+
+    check_optim_wrapper(cfg, model, args.config)
     del model
     with runner_of(cfg, args) as runner:
         runner.train()

@@ -11,7 +11,7 @@ LAUNCHERS = ('none', 'pytorch', 'slurm', 'mpi')
 
 
 class KeyValues(argparse.Action):
-    """Collect ``key=value`` words into a dict, with values as mmengine's ``DictAction`` reads them."""
+    """Collect ``key=value`` words into a dict, with values as in mmengine's ``DictAction``."""
 
     def __call__(
         self,

@@ -1,7 +1,6 @@
 """Checks of checkpoint files."""
 
 import os
-import pickle
 import re
 import zipfile
 from contextlib import suppress
@@ -32,29 +31,18 @@ def check_checkpoint(path: str | None, argument: str) -> None:
         )
 
 
-def read_checkpoint(path: str, argument: str) -> Any:
-    """Return a checkpoint's content on the CPU, mapped rather than read if the format allows it.
+def read_checkpoint(path: str, argument: str) -> dict[str, Any]:
+    """Return the content of a checkpoint that mmengine will load too.
 
-    No code of the file runs. Raises InputError if it is missing, truncated or not a checkpoint.
+    It is read by :func:`slab_det.checkpoints.read_checkpoint`; objects besides weights are refused.
+
+    Raises:
+        InputError: naming ``argument``, if it is missing, truncated, or not a checkpoint.
     """
-    import torch
+    from slab_det import checkpoints
 
     check_checkpoint(path, argument)
-    path = os.path.expanduser(path)
-    try:
-        return torch.load(
-            path, map_location='cpu', weights_only=True, mmap=zipfile.is_zipfile(path)
-        )
-    except pickle.UnpicklingError as error:
-        raise InputError(
-            f'{argument} {path} cannot be read safely, it is not a checkpoint or holds objects '
-            f'besides weights: {_first_sentence(error)}'
-        ) from error
-    except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
-        raise InputError(
-            f'{argument} {path} is damaged: copy or download it again, or give an earlier '
-            f'checkpoint ({_first_sentence(error)})'
-        ) from error
+    return checkpoints.read_checkpoint(path, argument, foreign=False)
 
 
 def check_fit(path: str, model, argument: str, whole: bool = True) -> None:
@@ -79,7 +67,7 @@ def load_weights(content: Any, path: str, model, argument: str, whole: bool = Tr
         argument: the name of the argument in an error.
         whole: every parameter must be there; else (a start for fine-tuning) any of the backbone's.
     """
-    weights = content.get('state_dict', content) if isinstance(content, dict) else None
+    weights = content.get('state_dict', content)
     if not isinstance(weights, dict) or not weights:
         raise InputError(f'{argument} {path} holds no state_dict: give a checkpoint of this model')
     weights = {key.removeprefix('module.'): value for key, value in weights.items()}
@@ -107,8 +95,21 @@ def load_weights(content: Any, path: str, model, argument: str, whole: bool = Tr
     if wrong and (whole or len(wrong) == len(parameters)):
         raise InputError(
             f'{argument} {path} is a checkpoint of another model: {wrong[0]} ({len(wrong)} such '
-            'faults); give one that was trained with this config'
+            f'faults); {_remedy(weights)}'
         )
+
+
+def _remedy(weights: dict[str, Any]) -> str:
+    from slab_det.checkpoints import CheckpointError, detect_family
+
+    try:
+        family = detect_family(weights)
+    except CheckpointError:
+        return 'give one that was trained with this config'
+    return (
+        f'it is a {family.title} alone and not a detector: name it as checkpoint in the init_cfg '
+        "of model.backbone, with type='Pretrained'"
+    )
 
 
 def check_resume(cfg, model) -> None:
@@ -129,15 +130,11 @@ def check_resume(cfg, model) -> None:
     if '://' in path:
         return
     content = read_checkpoint(path, argument)
-    absent = [
-        key
-        for key in ('optimizer', 'message_hub')
-        if not isinstance(content, dict) or key not in content
-    ]
+    absent = [key for key in ('optimizer', 'message_hub') if key not in content]
     if absent:
         raise InputError(
-            f'{argument} {path}, which has no {" and no ".join(absent)}: to start from its weights, '
-            f'leave --resume out and set --cfg-options load_from={path}'
+            f'{argument} {path}, which has no {" and no ".join(absent)}: to start from its '
+            f'weights, leave --resume out and set --cfg-options load_from={path}'
         )
     load_weights(content, path, model, argument)
 
@@ -159,7 +156,3 @@ def _check_note(note: str, path: str) -> None:
     remedy = f'--resume {max(kept, key=os.path.getmtime)}' if kept else '--resume CHECKPOINT'
     fault = f'names {path}, which is not a file' if path else 'is empty'
     raise InputError(f'--resume: {note} {fault}: name the checkpoint to go on from, {remedy}')
-
-
-def _first_sentence(error: BaseException) -> str:
-    return one_line(error).split('. ')[0].rstrip('.')

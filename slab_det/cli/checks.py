@@ -2,43 +2,28 @@
 
 import os
 import sys
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from slab_det.compat import require_detection
-from slab_det.errors import InputError, MissingPackageError, one_line, user_input
+from slab_det.errors import InputError, MissingPackageError, user_input
 from slab_det.files import writable_folder
 
 from .checkpoint_checks import check_checkpoint
 
 
 def load_config(path: str, cfg_options: dict | None = None):
-    """The config at ``path`` with ``cfg_options`` merged into it.
+    """Return the config at ``path`` with ``cfg_options`` merged into it.
 
     Raises:
-        InputError: where it is missing, cannot be parsed or refers to something that is missing.
-        ImportError: where mmengine, mmcv or mmdet is missing or does not fit.
+        InputError: it is missing, cannot be parsed, or refers to something that is missing.
+        MissingPackageError: mmengine, mmcv or mmdet is missing or does not fit.
     """
     require_detection('this tool')
-    from mmengine.config import Config
+    from slab_det.mm.config_reading import read_config
 
-    if not os.path.isfile(path):
-        raise InputError(
-            f'config {path} is not a file: give the path of a config, such as '
-            'configs/mini/mask-rcnn_slab-swin_mini_shapes.py'
-        )
-    try:
-        with warnings.catch_warnings():
-            # mmengine imports it; a user can do nothing about that.
-            warnings.filterwarnings('ignore', message='pkg_resources is deprecated')
-            cfg = Config.fromfile(path)
-            _import_all(cfg._cfg_dict)
-    except Exception as error:  # a config is Python code and may raise anything
-        raise InputError(
-            f'config {path} cannot be read: {type(error).__name__}: {one_line(error)}'
-        ) from error
+    cfg = read_config(path)
     words = ' '.join(f'{key}={value}' for key, value in (cfg_options or {}).items())
     with user_input(f'--cfg-options {words} do not fit {path}'):
         cfg.merge_from_dict(cfg_options or {})
@@ -47,21 +32,10 @@ def load_config(path: str, cfg_options: dict | None = None):
     for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
         loader = cfg.get(name)
         if isinstance(loader, dict) and loader.get('num_workers') == 0:
-            # torch refuses both where there are no workers that they could be about.
+            # torch refuses both if there are no workers.
             loader.pop('persistent_workers', None)
             loader.pop('prefetch_factor', None)
     return cfg
-
-
-def _import_all(node) -> None:
-    """Import what a config in pure Python names, which mmengine puts off until it is used."""
-    from mmengine.config.lazy import LazyAttr, LazyObject
-
-    from slab_det.mm.config_walk import walk
-
-    for _, value in walk(node):
-        if isinstance(value, (LazyAttr, LazyObject)):
-            value.build()
 
 
 def require_onnx() -> None:
@@ -79,27 +53,29 @@ def choose_work_dir(cfg, config: str, work_dir: str | None = None) -> None:
     """Set ``cfg.work_dir``: the argument, else the config's, else work_dirs/NAME. Make nothing.
 
     Raises:
-        InputError: where it cannot become a folder that we may write to.
+        InputError: it is not a folder that can be written to or made.
     """
     cfg.work_dir = work_dir or cfg.get('work_dir') or os.path.join('work_dirs', Path(config).stem)
     writable_folder(cfg.work_dir, '--work-dir')
 
 
 def check_model(cfg, config: str):
-    """Builds the model of ``cfg`` once, without weights from files, and returns it.
+    """Build the model of ``cfg`` once, without weights from files, and return it.
 
     Raises:
-        InputError: where it cannot be built, with the reason that the module gave, where a
-            checkpoint named in an ``init_cfg`` is missing or truncated, or where a head counts
-            other classes than the data have.
+        InputError: it cannot be built, with the reason that the module gave; a checkpoint named in
+            an ``init_cfg`` is missing or truncated; or a head counts other classes than the data.
     """
     import torch
     from mmdet.registry import MODELS
 
     if cfg.get('model') is None:
         raise InputError(f'config {config} has no model: give a whole config, not a part of one')
+    from slab_det.checkpoints import is_address
+
     for path, checkpoint in _pretrained(cfg.model, 'model'):
-        check_checkpoint(checkpoint, path)
+        if not is_address(str(checkpoint)):
+            check_checkpoint(checkpoint, path)
     # This throw-away model's weights must not move an unseeded run's random numbers.
     with (
         user_input(f'the model of {config} cannot be built'),
@@ -149,7 +125,7 @@ def deployed_part(cfg, model, part: str | None, config: str):
 
 def check_trained(cfg, content, argument: str) -> None:
     """Compare the classes that a checkpoint was trained for with those of a config; warn on stderr
-    where the names differ.
+    if the names differ.
 
     Raises:
         InputError: they are the same in another order.

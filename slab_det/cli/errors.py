@@ -5,7 +5,6 @@ import sys
 from argparse import Namespace
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from unittest.mock import patch
 
 from slab_det.errors import InputError, SlabDetError, one_line
 
@@ -52,5 +51,8 @@ def built_from(config: str) -> Iterator[None]:
                 f'the {registry.name} {name} of {config} cannot be built: {one_line(error)}'
             ) from error
 
-    with patch.object(Registry, 'build', build):
+    Registry.build = build
+    try:
         yield
+    finally:
+        Registry.build = plain

@@ -33,9 +33,9 @@ _STARTERS = {
 def prepare_launcher(cfg, launcher: str, local_rank: int = 0) -> None:
     """Set the launcher in ``cfg`` and, on machines without an accelerator, start the process group.
 
-    mmengine assumes an accelerator per process: it chooses one before it starts the group, and names
-    it to DistributedDataParallel. On a CPU the group is therefore started here, with gloo, and the
-    model's wrapper gets no device.
+    mmengine assumes an accelerator per process: it chooses one before it starts the group, and
+    gives it to DistributedDataParallel. On a CPU the group is therefore started here, with gloo,
+    and the model's wrapper gets no device.
 
     Raises:
         InputError: the process was not started by the launcher.
@@ -65,7 +65,7 @@ def prepare_launcher(cfg, launcher: str, local_rank: int = 0) -> None:
 
 
 def check_amp(cfg, config: str) -> None:
-    """Raise InputError if ``cfg`` asks for mixed precision that mmengine refuses on this machine."""
+    """Raise InputError if ``cfg`` asks for mixed precision that this machine cannot do."""
     from mmengine import device
 
     kind = (cfg.get('optim_wrapper') or {}).get('type')

@@ -5,7 +5,7 @@ from typing import Any
 
 
 def children(node: Any) -> list[tuple[Any, Any]]:
-    """Return (key or index, value) of what a dict, list or tuple holds, nothing of another value."""
+    """Return (key or index, value) of what a dict, list or tuple holds, else nothing."""
     if isinstance(node, dict):
         return list(node.items())
     return list(enumerate(node)) if isinstance(node, (list, tuple)) else []
@@ -25,7 +25,7 @@ def walk(node: Any, path: str = '') -> Iterator[tuple[str, Any]]:
 
 
 def walk_dicts(node: Any, path: str = '') -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield (path, dict) of ``node`` and of everything below it that is a dict, see :func:`walk`."""
+    """Yield what :func:`walk` does, if it is a dict."""
     return ((where, value) for where, value in walk(node, path) if isinstance(value, dict))
 
 
@@ -47,3 +47,8 @@ def kind_of(node: Any) -> str:
     ``'mmdet.PRepBNHook'`` and of the class itself; '' where there is none."""
     kind = node.get('type', '') if isinstance(node, dict) else ''
     return (kind if isinstance(kind, str) else getattr(kind, '__name__', '')).rpartition('.')[2]
+
+
+def is_pretrained(node: Any) -> bool:
+    """Whether ``node`` is an ``init_cfg`` that reads a checkpoint, by name or by class."""
+    return kind_of(node) in ('Pretrained', 'PretrainedInit')

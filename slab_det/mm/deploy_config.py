@@ -20,7 +20,9 @@ def deploy_config(cfg: Config) -> Config:
     """
     cfg = Config(cfg.to_dict())
     cfg.model = rebuild(cfg.model, _deploy)
-    cfg.custom_hooks = [hook for hook in cfg.get('custom_hooks') or [] if kind_of(hook) not in HOOKS]
+    cfg.custom_hooks = [
+        hook for hook in cfg.get('custom_hooks') or [] if kind_of(hook) not in HOOKS
+    ]
     cfg.load_from = None
     cfg.resume = False
     return cfg

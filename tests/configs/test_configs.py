@@ -117,7 +117,8 @@ def test_exactly_norms_and_positions_take_no_weight_decay(config, model):
     base = cfg.optimizer.weight_decay
     decay = {id(p): group['weight_decay'] for group in groups for p in group['params']}
     free = undecayed(model)
-    if cfg.paramwise_cfg.get('bias_decay_mult') == 0:
+    assert cfg.constructor == 'SLABOptimWrapperConstructor'
+    if cfg.get('paramwise_cfg', {}).get('bias_decay_mult') == 0:
         free |= {name for name, _ in model.named_parameters() if name.endswith('.bias')}
     assert base > 0 and any(name.endswith('eta') for name in free)
     expected = {name: 0 if name in free else base for name, _ in model.named_parameters()}

@@ -134,12 +134,12 @@ def blend():
 @pytest.mark.parametrize(
     'model, options, words',
     [
-        (Block(), dict(to='BN'), "to='BN' is no norm"),
-        (Block(), dict(from_='GN'), "from_='GN' is no norm"),
+        (Block(), dict(to='BN'), "to='BN' is not a norm"),
+        (Block(), dict(from_='GN'), "from_='GN' is not a norm"),
         (Block(), dict(to='RepBN'), 'the output would change'),
         (Block(), dict(where='neck'), "Block has no LN whose name fits where='neck'"),
-        (Block(), dict(where='('), 'no regular expression'),
-        (Block(), dict(where=3), 'where=3 is no regular expression'),
+        (Block(), dict(where='('), 'neither a regular expression'),
+        (Block(), dict(where=3), 'where=3 is neither a regular expression'),
         (nn.LayerNorm(6), {}, 'model is itself a LayerNorm'),
         (nn.Sequential(nn.LayerNorm(6), LayerNorm2d(6)), {}, '1 is a LayerNorm2d'),
         (nn.Sequential(nn.LayerNorm(6), nn.LayerNorm((4, 6))), {}, r'dimensions \(4, 6\)'),

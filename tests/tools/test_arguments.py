@@ -37,6 +37,8 @@ PICTURE = 'give a name that ends in .png or .svg or .pdf'
         ('print_config', ('config.py', '--save-path', 'x.txt'), 'ends in .py or .json'),
         ('make_dataset', ('shapes', '--train', '0'), WHOLE),
         ('make_dataset', ('shapes', '--size', '8', '80'), 'a whole number of at least 64'),
+        ('analysis/plot_schedule', ('config.py', '--gpus', '0'), WHOLE),
+        ('analysis/plot_schedule', ('config.py', '--out', 's.jpg'), PICTURE),
         ('analysis/coco_errors', ('r.json', 't.json', '--out', 'e.gif'), PICTURE),
         ('analysis/feature_maps', ('a.png', 'config.py', '--out', 'x.bmp'), PICTURE),
     ],

@@ -69,7 +69,7 @@ def test_writes_the_checkpoint_with_other_statistics(call, files, capsys):
     )
     words = capsys.readouterr().out
     assert 'BatchNorm calibrated over 3 images' in words and 'largest change of a variance' in words
-    assert 'calibration, pass 1\n' in words and '3/3' in words
+    assert 'calibration, pass 1: 3 of 3\n' in words
     assert words.rstrip().splitlines()[-1] == (
         'wrote new/calibrated.pth for testing, deployment and load_from, not for --resume: it does '
         'not hold the state of the optimizer'
@@ -116,7 +116,8 @@ def test_writes_the_checkpoint_with_other_statistics(call, files, capsys):
         ),
         (
             ['GOOD', '--cfg-options', 'test_dataloader=None', 'val_dataloader=None'],
-            'test_dataloader is NoneType and no config, so that the images to calibrate with cannot be found: make it one',
+            'test_dataloader is NoneType and not a config, so that the images to calibrate with '
+            'cannot be found: make it one',
         ),
     ],
 )

@@ -1,4 +1,4 @@
-"""How tools end when something that a config names cannot be built, and when the code is at fault."""
+"""How tools end if something that a config names cannot be built, and if the code is at fault."""
 
 import signal
 import subprocess

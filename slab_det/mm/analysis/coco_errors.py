@@ -122,12 +122,12 @@ def _precision(
 
 
 def draw_errors(curves: ErrorCurves, title: str, most: int = 20):
-    """A matplotlib figure: the curves of all categories' mean, and each category's share of errors.
+    """Return a matplotlib figure: the mean curves, and each category's share of errors.
 
     Args:
         curves: of :func:`error_curves`.
         title: above the figure.
-        most: categories shown, those that lose most first.
+        most: number of categories shown, the lowest first.
     """
     from matplotlib.figure import Figure
 

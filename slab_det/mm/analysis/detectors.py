@@ -51,8 +51,8 @@ def detector_cost(detector: nn.Module, shape: tuple[int, int]) -> dict[str, Cost
 
 
 def proposals_of(detector: nn.Module) -> int | None:
-    """Return how many proposals the second stage gets: ``test_cfg.rpn.max_per_img``, 1000 where
-    they come from outside; None where there is no second stage or it has learned proposals."""
+    """Return how many proposals the second stage gets: ``test_cfg.rpn.max_per_img``, 1000 if
+    they come from outside; None if there is no second stage or it has learned proposals."""
     if getattr(detector, 'roi_head', None) is None:
         return None
     if getattr(detector, 'rpn_head', None) is None:

@@ -2,7 +2,7 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,14 +65,24 @@ def count_costs(model: nn.Module, forward: Callable[[], Any]) -> dict[str, Cost]
     costs: dict[str, Cost] = defaultdict(Cost)
     for name, parameter in model.named_parameters():
         costs[name.split('.')[0] if '.' in name else ''].parameters += parameter.numel()
-    formulas = {getattr(aten, name): _fused_attention for name in FUSED_ATTENTION}
+    formulas = {
+        getattr(aten, name): _fused_attention for name in FUSED_ATTENTION if hasattr(aten, name)
+    }
     counter = FlopCounterMode(display=False, custom_mapping=formulas)
     shapes_only = _ShapesOnly({*flop_registry, *formulas})
+    counter.mod_tracker = _NoModules()
     following = _followed(model, costs, counter)
-    with _without_gradients(model), _without_fused_layers(), shapes_only, counter, following:
+    with torch.no_grad(), _without_fused_layers(), shapes_only, counter, following:
         forward()
     order = ['', *(name for name, _ in model.named_children())]
     return {name: costs[name] for name in order if costs[name] != Cost()}
+
+
+class _NoModules(nullcontext):
+    """In place of the counter's sums per module: their hooks miss a ``roi_head.forward`` that a
+    detector calls, and fail at views of a parameter, as in Deformable DETR."""
+
+    parents = frozenset({'Global'})
 
 
 def _fused_attention(query, key, value, *args, **kwargs) -> int:
@@ -104,8 +114,7 @@ class _ShapesOnly(TorchDispatchMode):
 def _followed(model: nn.Module, costs: dict[str, Cost], counter: FlopCounterMode) -> Iterator[None]:
     """Add what ``counter`` counts to the costs of the child of ``model`` that runs.
 
-    ``forward`` is wrapped, on all modules, because the counter's own sums per module come from
-    hooks: a detector calls ``roi_head.forward``, which no hook sees.
+    ``forward`` is wrapped, on all modules: no hook sees the ``roi_head.forward`` of a detector.
     """
     running = ['']
     settled: Counter = Counter()
@@ -150,20 +159,6 @@ def _followed(model: nn.Module, costs: dict[str, Cost], counter: FlopCounterMode
             del module.forward
             if forward is not None:
                 module.forward = forward
-
-
-@contextmanager
-def _without_gradients(model: nn.Module) -> Iterator[None]:
-    """Freeze all parameters; under ``no_grad`` alone the counter fails at views of a parameter,
-    which ask for gradients because it decomposes the operators that make them."""
-    learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    model.requires_grad_(False)
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for parameter in learned:
-            parameter.requires_grad_(True)
 
 
 @contextmanager

@@ -64,7 +64,7 @@ SHAPES = Categories(
 
 
 def coco_categories() -> Categories:
-    """COCO's 80 things under their own numbers and its 53 stuff categories, as mmdet names them.
+    """Return COCO's 80 things, under their own numbers, and its 53 stuff categories.
 
     Stuff is numbered through from 92, while COCO's own numbers have gaps there.
 

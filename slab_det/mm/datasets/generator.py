@@ -1,4 +1,4 @@
-"""Writes the built-in data set: a folder in COCO's layout, whole or not at all.
+"""Write the built-in data set: a folder in COCO's layout, whole or not at all.
 
 Layout::
 
@@ -67,7 +67,7 @@ def make_shapes_dataset(
             this function made it with other arguments, and refused in any other case.
         num_train, num_val: images per split, at least 1.
         size: smallest and largest side in pixels; height and width are drawn separately.
-        seed: a whole number from 0.
+        seed: a whole number of at least 0.
         panoptic: also write COCO's panoptic annotations; the backgrounds are its stuff.
         semantic: also write a map of the categories of all pixels per image.
         layout: ``'plain'``, or ``'coco'`` for the folder names and categories of COCO 2017, which
@@ -96,7 +96,8 @@ def make_shapes_dataset(
         temporary = tempfile.mkdtemp(prefix=f'.{os.path.basename(out)}.', dir=parent)
     except OSError as error:
         raise DatasetError(
-            f'out: {out} cannot be written ({error.strerror}); choose a folder where you may write.'
+            f'out: {out} cannot be written ({error.strerror}); choose a folder that can be '
+            'written to.'
         ) from error
     try:
         made = os.path.join(temporary, 'new')
@@ -139,15 +140,15 @@ def _checked(num_train: int, num_val: int, size: tuple[int, int], seed: int) -> 
             f'pixels, the smallest at least {MIN_SIDE}.'
         )
     if not isinstance(seed, int) or seed < 0:
-        raise InputError(f'seed: got {seed!r}, expected a whole number from 0.')
+        raise InputError(f'seed: got {seed!r}, expected a whole number of at least 0.')
     return dict(num_train=num_train, num_val=num_val, size=list(size), seed=seed)
 
 
 def _is_made(out: str, arguments: dict[str, Any]) -> bool:
-    """Whether ``out`` holds this very set; False where it may be made (anew).
+    """Whether ``out`` holds exactly this set; False if it may be made, or made again.
 
     Raises:
-        DatasetError: ``out`` is no folder of ours, or was changed after it was made.
+        DatasetError: ``out`` was not made by this function, or was changed afterwards.
     """
     if not os.path.lexists(out):
         return False

@@ -31,7 +31,7 @@ def _regular(corners: int, radii: Sequence[float] = (1.0,)) -> np.ndarray:
 
 
 def unit_outlines(name: str) -> list[np.ndarray]:
-    """Closed outlines of a class within the unit circle; a second one inside the first is a hole.
+    """Return the closed outlines of a class within the unit circle; a second one is a hole.
 
     Args:
         name: 'disk', 'box', 'triangle', 'star' or 'ring'.
@@ -42,25 +42,22 @@ def unit_outlines(name: str) -> list[np.ndarray]:
     Raises:
         InputError: for any other name.
     """
-    if name == 'disk':
-        return [_regular(64)]
-    if name == 'box':  # stands on a side, so that squeezing leaves a rectangle
-        side = math.sqrt(0.5)
-        return [np.array([[-side, -side], [side, -side], [side, side], [-side, side]])]
-    if name == 'triangle':
-        return [_regular(3)]
-    if name == 'star':
-        return [_regular(10, (1.0, 0.42))]
-    if name == 'ring':
-        return [_regular(64), _regular(64) * 0.55]
-    raise InputError(
-        f"name: there is no outline for {name!r}; known are 'disk', 'box', "
-        "'triangle', 'star' and 'ring'."
-    )
+    outlines = {
+        'disk': [_regular(64)],
+        # Stands on a side, so that squeezing leaves a rectangle.
+        'box': [math.sqrt(0.5) * np.array([[-1.0, -1.0], [1.0, -1.0], [1.0, 1.0], [-1.0, 1.0]])],
+        'triangle': [_regular(3)],
+        'star': [_regular(10, (1.0, 0.42))],
+        'ring': [_regular(64), _regular(64) * 0.55],
+    }
+    if name not in outlines:
+        known = ', '.join(map(repr, outlines))
+        raise InputError(f'name: there is no outline for {name!r}; known are {known}.')
+    return outlines[name]
 
 
 def coverage(name: str, radius: float, aspect: float, angle: float) -> np.ndarray:
-    """How much of each pixel a thing covers.
+    """Return how much of each pixel a thing covers.
 
     Args:
         name: class, see :func:`unit_outlines`.
@@ -88,7 +85,7 @@ def coverage(name: str, radius: float, aspect: float, angle: float) -> np.ndarra
 
 
 def surface(kind: str, rng: RandomState, height: int, width: int, strength: int) -> np.ndarray:
-    """Brightness pattern of a surface.
+    """Return the brightness pattern of a surface.
 
     Args:
         kind: one of :data:`SURFACES`.
@@ -130,12 +127,13 @@ def random_colour(
     value: tuple[float, float],
     hue: tuple[float, float] = (0.0, 1.0),
 ) -> np.ndarray:
-    """A colour uniform in hue, saturation and value within the given ranges.
+    """Return a colour that is uniform in hue, saturation and value within the given ranges.
 
     Args:
         rng: draws the colour.
         saturation, value: ranges within 0 to 1.
-        hue: range in turns of the hue circle; 0 is red, 1/3 green, 2/3 blue, whole turns are dropped.
+        hue: range in turns of the hue circle; 0 is red, 1/3 green, 2/3 blue; whole turns are
+            dropped.
 
     Returns:
         int32 of shape (3,): blue, green, red, 0 to 255.

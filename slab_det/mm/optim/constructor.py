@@ -122,6 +122,4 @@ def layers_to_the_head(backbone: nn.Module) -> dict[int, int]:
     layers = group_with_matcher(
         chain(backbone.named_parameters(), [behind]), backbone.group_matcher(), reverse=True
     )
-    return {
-        id(value): layers[''] - layers[name] for name, value in backbone.named_parameters()
-    }
+    return {id(value): layers[''] - layers[name] for name, value in backbone.named_parameters()}
