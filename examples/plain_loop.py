@@ -52,14 +52,14 @@ def batch(prototypes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('--iterations', type=int, default=100)
+    parser.add_argument('--iterations', type=int, default=200)
     iterations = parser.parse_args().iterations
     torch.manual_seed(0)
     prototypes = torch.randn(CLASSES, 1, WIDTH)
 
     model = Classifier()
     convert_norms(model)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     scheduler = PRepBNScheduler(model, total_iters=iterations)
     for iteration in range(iterations):
         tokens, labels = batch(prototypes)

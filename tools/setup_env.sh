@@ -175,7 +175,8 @@ install_stack() {
 install_test_tools() {
     # openmim's dependencies take setuptools below what building needs, hence build.txt again.
     step test_tools "Installing pytest and openmim" \
-        pip_install -r "$ROOT/requirements/tests.txt" -r "$ROOT/requirements/mim.txt"
+        pip_install -r "$ROOT/requirements/tests.txt" -r "$ROOT/requirements/mim.txt" \
+        -r "$ROOT/requirements/examples.txt"
     step setuptools "Restoring setuptools" pip_install -r "$ROOT/requirements/build.txt"
 }
 

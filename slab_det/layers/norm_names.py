@@ -133,8 +133,8 @@ def copied_norms(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     prefixes = norm_prefixes(state_dict)
     if not prefixes:
         raise InputError(
-            'state_dict has no RepBN or PRepBN, that is no key that ends in norm2.alpha, alpha, '
-            'repbn.eta or eta: give the weights of the model, without a nest around them.'
+            'state_dict has no RepBN or PRepBN: no alpha or eta lies beside a BatchNorm called bn; '
+            'give the weights of the model themselves, without a nest around them.'
         )
     renamed = dict(state_dict)
     for prefix in sorted(prefixes):

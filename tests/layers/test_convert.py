@@ -118,6 +118,15 @@ def test_other_conversions_keep_the_output(from_, to, ratio, new_type):
     assert torch.equal(model(x), expected)
 
 
+def test_decoder_layers_of_torch_keep_their_output():
+    torch.manual_seed(0)
+    model = nn.TransformerDecoderLayer(8, 2, 16, batch_first=True).eval()
+    queries, memory = torch.randn(2, 3, 8), torch.randn(2, 5, 8)
+    expected = model(queries, memory)
+    assert convert_norms(model) == 3
+    assert torch.equal(model(queries, memory), expected)
+
+
 def test_a_second_conversion_does_not_touch_the_branches():
     model = random_model()
     convert_norms(model)

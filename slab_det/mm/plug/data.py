@@ -22,7 +22,7 @@ def adapt_preprocessor(cfg: dict[str, Any], note: Noting) -> None:
     if preprocessor is None:  # mmengine takes the one beside the model
         path = 'data_preprocessor'
         preprocessor = cfg.get('data_preprocessor')
-    kind = MODELS.get((preprocessor or {}).get('type', ''))
+    kind = MODELS.get(preprocessor.get('type', '')) if preprocessor else None
     if kind is None or not issubclass(kind, ImgDataPreprocessor):
         note(
             path if preprocessor else 'model.data_preprocessor',
