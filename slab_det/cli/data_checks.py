@@ -19,6 +19,7 @@ from slab_det.mm.data import (
     classes_of,
     read_annotations,
 )
+from slab_det.mm.data.annotations import not_in
 from slab_det.mm.data.columns import is_number
 from slab_det.mm.data.findings import require_sound, warnings_of
 from slab_det.mm.data.images import check_images
@@ -296,6 +297,7 @@ def _of_dataset(
         )
     panoptic = _reads_coco(dataset)
     if panoptic is None:
+        _check_voc(path, dataset, ann_file, absent_ok)
         return None
     if 'img' not in prefix:
         raise InputError(
@@ -337,6 +339,34 @@ def _of_dataset(
     )
     scale = tuple(scale) if isinstance(scale, (list, tuple)) else None
     return Source(phase, ann_file, use, oriented, True, scale)
+
+
+def _check_voc(path: str, dataset: dict, ann_file: str, absent_ok: bool) -> None:
+    """Raise InputError where a data set in VOC's format lacks files, or masks are asked of it."""
+    from mmdet.datasets import XMLDataset
+
+    found = class_of(dataset)
+    if not isinstance(found, type) or not issubclass(found, XMLDataset):
+        return
+    if any(step.get('with_mask') for step in _steps(dataset, 'LoadAnnotations')):
+        raise InputError(
+            f"{path}.pipeline loads masks, which files in VOC's format do not have: set "
+            'with_mask=False in its LoadAnnotations'
+        )
+    with open(ann_file, encoding='utf-8') as file:
+        names = file.read().split()
+    prefix = dataset.get('data_prefix') or {}
+    folder = os.path.join(dataset.get('data_root') or '', prefix.get('sub_data_root', ''))
+    for part, ending in (('ann_subdir', '.xml'), ('img_subdir', '.jpg')):
+        default = 'Annotations' if part == 'ann_subdir' else 'JPEGImages'
+        place = os.path.join(folder, dataset.get(part, default))
+        lost = not_in(place, [f'{name}{ending}' for name in names]) if not absent_ok else []
+        if lost:
+            raise InputError(
+                f'{path}.ann_file {ann_file} names {names[lost[0]]}, but {place} has no '
+                f'{names[lost[0]]}{ending} ({len(lost)} of {len(names)} are not there): set '
+                'data_root, data_prefix.sub_data_root or ' + part
+            )
 
 
 def _of_metric(

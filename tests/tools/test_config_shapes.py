@@ -161,9 +161,11 @@ log_processor = dict(by_epoch=False)
 custom_hooks = [dict(type='PRepBNHook', schedule='linear', end=0.8), dict(type='MeanTeacherHook')]
 """,
     voc="""
+load, resize, annotations, pack = _base_.test_pipeline
+voc_pipeline = [load, resize, dict(annotations, with_mask=False), pack]
 voc = dict(_delete_=True, type='VOCDataset', data_root='voc', ann_file='names.txt',
            data_prefix=dict(sub_data_root=''), metainfo=_base_.metainfo,
-           pipeline=_base_.test_pipeline, test_mode=True)
+           pipeline=voc_pipeline, test_mode=True)
 test_dataloader = dict(dataset=voc)
 test_evaluator = dict(_delete_=True, type='VOCMetric', metric='mAP')
 """,
@@ -210,7 +212,6 @@ TOOLS = dict(
 LACKS = {
     ('plug', 'pure_python'): 'pure Python style',
     ('plug', 'semi'): 'wraps a detector',
-    ('calibrate', 'other_backbone'): 'BatchNorm',
     ('reparameterize', 'other_backbone'): 'no PRepBN or RepBN',
     ('features', 'semi'): 'no backbone',
 }
