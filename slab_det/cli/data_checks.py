@@ -375,6 +375,8 @@ def _of_metric(
     _require_types(path, metric)
     ann_file = metric.get('ann_file')
     kind = kind_of(metric)
+    if kind == 'CocoMetric' and not ann_file and not metric.get('format_only'):
+        _check_truth(path, sets)
     if kind not in ('CocoMetric', 'CocoPanopticMetric') or not ann_file or _is_remote(ann_file):
         return None
     kinds = metric.get('metric') or 'bbox'
@@ -390,6 +392,18 @@ def _of_metric(
         panoptic=kind == 'CocoPanopticMetric',
     )
     return Source(phase, ann_file, use, None, False)
+
+
+def _check_truth(path: str, sets: list[tuple[str, dict]]) -> None:
+    """Raise InputError where a CocoMetric without a file does not get the truth with the images."""
+    for setting, dataset in sets:
+        for step in _steps(dataset, 'PackDetInputs'):
+            # By default mmdet packs no instances either.
+            if 'instances' not in (step.get('meta_keys') or ()):
+                raise InputError(
+                    f'{path} has no ann_file, and PackDetInputs of {setting}.pipeline packs no '
+                    "instances to compare with: set ann_file, or add 'instances' to meta_keys"
+                )
 
 
 def _check_classes_of_sets(cfg: Any, phases: Sequence[str]) -> None:

@@ -480,3 +480,15 @@ def test_all_files_are_judged_before_one_sentence_names_their_faults(root, capsy
     cfg.val_dataloader = cfg.train_dataloader
     check_data(cfg, ('train', 'val', 'test'))
     assert capsys.readouterr().err.count('have an area of 0 or less') == 1
+
+
+def test_a_metric_without_a_file_needs_the_truth_in_the_samples(root):
+    pack = dict(type='PackDetInputs', meta_keys=('img_id', 'img_path'))
+    cfg = config(root)
+    cfg.val_dataloader = config(root, pipeline=[pack]).train_dataloader
+    cfg.val_evaluator = [dict(type='CocoMetric', format_only=True), dict(type='CocoMetric')]
+    message = refusal(cfg)
+    assert message.startswith('val_evaluator.1 has no ann_file') and "add 'instances'" in message
+    pack['meta_keys'] += ('instances',)
+    cfg.val_dataloader = config(root, pipeline=[pack]).train_dataloader
+    check_data(cfg, ('train', 'val'))

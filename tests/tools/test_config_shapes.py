@@ -170,7 +170,8 @@ test_dataloader = dict(dataset=voc)
 test_evaluator = dict(_delete_=True, type='VOCMetric', metric='mAP')
 """,
     several_metrics="""
-val_evaluator = [dict(type='CocoMetric', metric='bbox'), dict(type='CocoMetric', metric='proposal')]
+metric = dict(type='CocoMetric', ann_file=_base_.data_root + '/annotations/instances_val.json')
+val_evaluator = [dict(metric, metric='bbox'), dict(metric, metric='proposal')]
 """,
     test_time_augmentation="""
 tta_model = dict(type='DetTTAModel',
@@ -210,6 +211,7 @@ TOOLS = dict(
 )  # fmt: skip
 #: What a tool lacks for a shape, by a word of its sentence; all others work.
 LACKS = {
+    ('calibrate', 'other_backbone'): 'BatchNorm',
     ('plug', 'pure_python'): 'pure Python style',
     ('plug', 'semi'): 'wraps a detector',
     ('reparameterize', 'other_backbone'): 'no PRepBN or RepBN',
