@@ -254,14 +254,13 @@ def table(args: argparse.Namespace) -> str:
 
 <!-- Written by benchmarks/detectors.py. -->
 
-Every config below was plugged as by `tools/plug_backbone.py` with `{args.backbone}`, then trained
-two steps from random weights and evaluated on the built-in data in COCO's layout (four images
-each, 160x192 pixels or more where a detector needs them, batches of 2, on a CPU), with the
-optimizer, hooks and metrics of the plugged config. The loss is that of the second step. What the
-metric says after two steps means nothing, except that it could be computed. *Re-parameterized* is
-the largest difference that folding the norms makes in the maps of the neck (or of the backbone,
-where there is none), over the largest value of the map. {done} of {len(results)} detectors pass
-all.
+Every config below was converted as by `tools/plug_backbone.py --backbone {args.backbone}`, trained
+for two steps from random weights, and evaluated on the built-in data in COCO's layout, with the
+optimizer, hooks, and metrics of the new config: four images for training and four for evaluation,
+at least 160x192 pixels, batches of 2, on a CPU. The loss is that of the second step. After two
+steps the metric shows only that it can be computed. *Re-parameterized* is the largest difference
+that folding the norms makes in the maps of the neck (or of the backbone, without a neck), relative
+to the largest value of the map. {done} of {len(results)} detectors pass everything.
 
 {markdown_table(HEADER, [row(name, result) for name, result in results.items()], 'llllrrl')}
 """

@@ -32,8 +32,8 @@ def environment():
 
 @pytest.fixture(autouse=True)
 def loggers():
-    """mmengine's loggers keep the standard output of the test that made them, closed since where that
-    test captured it; they get one that is open."""
+    """mmengine's loggers keep the standard output of the test that made them, closed since where
+    that test captured it; they get one that is open."""
     from mmengine.logging import MMLogger
 
     for logger in MMLogger._instance_dict.values():

@@ -128,8 +128,8 @@ def _train(work_dir: Path, cell: Cell, seed: int, threads: int, folder: Path) ->
         curves=curves,
     )
     if cell.study == 'padding':
-        # Over the images it is evaluated on, one by one: what the statistics should have been. The neck's
-        # BatchNorm counts padding with and without the hook.
+        # Over the images it is evaluated on, one by one: what the statistics should have been. The
+        # neck's BatchNorm counts padding with and without the hook.
         result['calibration'] = _recompute(
             make_config(cell, seed, folder / 'recomputed'),
             folder / 'final.pth',

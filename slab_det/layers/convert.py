@@ -23,7 +23,7 @@ def convert_norms(
     where: None | str | Callable[[str], bool] = None,
     **kwargs: Any,
 ) -> int:
-    """Replace norms of a built model in place; weights and outputs stay as they are.
+    r"""Replace norms of a built model in place; weights and outputs stay as they are.
 
     ==========  ==========  =====================================================================
     ``from_``   ``to``      what becomes of it

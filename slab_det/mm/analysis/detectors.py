@@ -88,7 +88,7 @@ def _boxes(like: Tensor, number: int) -> Tensor:
 
 
 def _sample(image: Tensor) -> DetDataSample:
-    """A sample with one object: some heads look at it in their forward pass."""
+    """Return a sample with one object: some heads look at it in their forward pass."""
     shape = tuple(image.shape[-2:])
     sample = DetDataSample(
         metainfo=dict(
