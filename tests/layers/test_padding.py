@@ -281,7 +281,7 @@ def test_tokens_that_are_no_map_of_the_batch_are_refused(shape):
     with (
         valid_tokens(SIZES, PADDED),
         pytest.raises(
-            ValueError, match='not a map of a batch of 3 images padded to .32, 48.*pad_size_divisor=32'
+            ValueError, match='not a map of a batch of 3 images padded to .32, 48.*divisor=32'
         ),
     ):
         norm(torch.randn(shape, dtype=torch.float64))
