@@ -66,7 +66,8 @@ def parse_args(arguments=None) -> argparse.Namespace:
 
 def check_file(args: argparse.Namespace) -> list:
     """Check the file of --ann, and write the corrected copy of --fix."""
-    from slab_det.cli.data_checks import check_source, file_source
+    from slab_det.cli.data_checks import check_source
+    from slab_det.cli.data_sources import file_source
     from slab_det.mm.data import Annotations, read_annotations
     from slab_det.mm.data.fixing import fix
 

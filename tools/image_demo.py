@@ -125,7 +125,7 @@ def refuse_damaged(args: argparse.Namespace, images: list[str]) -> None:
 
 def test_sets(cfg, config: str) -> list:
     """Return the configs of the test data sets, one for each file of annotations."""
-    from slab_det.cli.data_checks import datasets_of
+    from slab_det.cli.data_sources import datasets_of
 
     loader = cfg.get('test_dataloader') or cfg.get('val_dataloader')
     if loader is None:

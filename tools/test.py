@@ -69,7 +69,7 @@ def draw_predictions(cfg, args: argparse.Namespace) -> None:
 
 def test_with_augmentation(cfg, model) -> None:
     """Wrap model and pipeline for test-time augmentation, by default with horizontal flips."""
-    from slab_det.cli.data_checks import datasets_of
+    from slab_det.cli.data_sources import datasets_of
 
     if getattr(model, 'with_mask', False):
         raise InputError(

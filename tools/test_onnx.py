@@ -42,7 +42,7 @@ def check_classes(detector, dataset, config: str) -> None:
 
 def check_single(cfg, config: str) -> None:
     """Raise InputError if the test set is not a single one with its own evaluation."""
-    from slab_det.cli.data_checks import datasets_of
+    from slab_det.cli.data_sources import datasets_of
 
     for name in ('test_dataloader', 'test_evaluator'):
         if not cfg.get(name):

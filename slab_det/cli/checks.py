@@ -86,7 +86,7 @@ def _check_heads(cfg, model, config: str) -> None:
     """Compare the classes of a built detector with those of its data."""
     from slab_det.mm.data import check_classes_of_model
 
-    from .data_checks import class_of, first_dataset
+    from .data_sources import class_of, first_dataset
 
     dataset, classes = first_dataset(cfg)
     if classes:
@@ -127,7 +127,7 @@ def check_trained(cfg, content, argument: str) -> None:
     """
     from slab_det.mm.data import check_trained_classes
 
-    from .data_checks import first_dataset
+    from .data_sources import first_dataset
 
     _, classes = first_dataset(cfg)
     meta = content.get('meta')

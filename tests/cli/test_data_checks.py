@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from slab_det.cli import InputError, check_data
-from slab_det.cli.data_checks import datasets_of
+from slab_det.cli.data_sources import datasets_of
 
 IMAGE = dict(id=1, file_name='1.png', height=4, width=4)
 BOX = dict(id=1, image_id=1, category_id=1, bbox=[0, 0, 2, 2], area=4, iscrowd=0)

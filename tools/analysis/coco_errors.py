@@ -86,12 +86,17 @@ def read_results(path: str, kind: str, truth) -> list:
 def read_truth(path: str):
     from pycocotools.coco import COCO
 
-    from slab_det.cli.data_checks import check_annotations
+    from slab_det.mm.data import Annotations, Use, read_annotations
+    from slab_det.mm.data.rules import EVAL, READ
 
-    read_json(path, 'ANNOTATIONS.json')
-    check_annotations('ANNOTATIONS.json', path)
+    content = read_annotations(path, 'ANNOTATIONS.json')
+    use = Use('ANNOTATIONS.json', frozenset((READ, EVAL)))
+    Annotations(path, content).report(use).require_sound()
+    truth = COCO()
+    truth.dataset = content
     with contextlib.redirect_stdout(io.StringIO()):
-        return COCO(path)
+        truth.createIndex()
+    return truth
 
 
 def main(args: argparse.Namespace) -> None:

@@ -66,7 +66,7 @@ def count_images(cfg, config: str) -> int:
     """Return the length of the training set as the data loader sees it."""
     from mmdet.registry import DATASETS
 
-    from slab_det.cli.data_checks import datasets_of
+    from slab_det.cli.data_sources import datasets_of
 
     dataset = cfg.train_dataloader.dataset
     for setting, one in datasets_of(dataset, 'train_dataloader.dataset'):
