@@ -237,7 +237,7 @@ def _of_dataset(
 
 
 def _check_voc(path: str, dataset: dict, ann_file: str, absent_ok: bool) -> None:
-    """Raise InputError where a data set in VOC's format lacks files, or masks are asked of it."""
+    """Raise InputError if a data set in VOC's format lacks files, or masks are asked of it."""
     from mmdet.datasets import XMLDataset
 
     found = class_of(dataset)
@@ -290,7 +290,7 @@ def _of_metric(
 
 
 def _check_truth(path: str, sets: list[tuple[str, dict]]) -> None:
-    """Raise InputError where a CocoMetric without a file does not get the truth with the images."""
+    """Raise InputError if a CocoMetric without a file does not get the truth with the images."""
     for setting, dataset in sets:
         for step in _steps(dataset, 'PackDetInputs'):
             # By default mmdet packs no instances either.

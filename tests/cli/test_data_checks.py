@@ -109,8 +109,8 @@ def test_images_that_are_lost_anywhere_in_the_list_are_named(root):
 @pytest.mark.parametrize(
     'content, reason',
     [
-        ('', 'it is no JSON'),
-        (json.dumps(GOOD)[:-20], 'it is no JSON'),
+        ('', 'it is not JSON'),
+        (json.dumps(GOOD)[:-20], 'it is not JSON'),
         ('[1, 2]', 'it has no list of images and annotations and categories'),
         (
             json.dumps(dict(images=[IMAGE], annotations={}, categories=[])),

@@ -53,7 +53,7 @@ def read_annotations(
             content = json.load(file)
     except (ValueError, RecursionError, OSError) as error:
         raise InputError(
-            f'{setting} {path} is not COCO: it is no JSON ({one_line(error)}), give a whole '
+            f'{setting} {path} is not COCO: it is not JSON ({one_line(error)}), give a whole '
             "annotation file in COCO's format"
         ) from error
     finally:
@@ -358,7 +358,7 @@ class Annotations:
                 'in training',
                 (),
                 True,
-                'set iscrowd to 0 where one object is meant',
+                'set iscrowd to 0 if one object is meant',
             )
 
     def _lost(self, folder: str) -> Iterable[Finding]:
@@ -440,7 +440,7 @@ def _segments(annotations: list) -> list[dict]:
 
 
 def _lookup(references: list, known: list) -> tuple[np.ndarray, np.ndarray]:
-    """Return the index of what each reference means, -1 for nothing, and those that are no ids."""
+    """Return the index of what each reference means, -1 for nothing, and those that are not ids."""
     references, bad = ids(references)
     places = {one: index for index, one in enumerate(known)}
     return (

@@ -126,7 +126,7 @@ def class_findings(
                 f'has several categories with the id {numbers[chosen[repeated_ids[0]]]!r}',
                 tuple(few([readable[index]]) for index in repeated_ids[:3]),
                 True,
-                'give every category an id of its own',
+                'give every category a different id',
             )
         )
     elif not absent and use.classes is not None and tuple(taken) != tuple(classes):
@@ -274,7 +274,7 @@ def check_trained_classes(
         strict: the labels of the checkpoint are used, not only its weights to start from.
 
     Returns:
-        A warning where the names differ, or None.
+        A warning if the names differ, else None.
 
     Raises:
         InputError: the names are the same in another order.

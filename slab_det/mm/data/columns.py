@@ -12,7 +12,7 @@ ABSENT = object()
 
 
 def column(entries: Sequence[dict], key: str) -> list[Any]:
-    """Return the value of ``key`` of every entry, ABSENT where it is missing."""
+    """Return the value of ``key`` of every entry, ABSENT if it is missing."""
     return [entry.get(key, ABSENT) for entry in entries]
 
 
@@ -57,7 +57,7 @@ def is_id(value: Any) -> bool:
 
 
 def ids(values: list[Any]) -> tuple[list[Hashable], np.ndarray]:
-    """Return ids with an object of its own in place of each that cannot be one, and the indices of
+    """Return ids with a new object in place of each that cannot be one, and the indices of
     these."""
     if set(map(type, values)) <= {int, str}:
         return values, np.empty(0, int)

@@ -18,7 +18,7 @@ class Use(NamedTuple):
         roles: what it is read for, see :mod:`.rules`.
         classes: names of the classes; None for every category of the file.
         classes_setting: the setting that names the classes.
-        images: folder of the images; None where they are not looked for.
+        images: folder of the images; None if they are not looked for.
         annotated: whether the file must hold annotations.
         panoptic: the annotations are those of COCO's panoptic format.
         keep_empty: images without annotations are trained on.
@@ -86,7 +86,7 @@ class Report(NamedTuple):
 
     @property
     def refused(self) -> list[Finding]:
-        """The findings with which work cannot begin."""
+        """Return the findings with which work cannot begin."""
         return [finding for finding in self.findings if finding.refused]
 
     def require_sound(self) -> None:

@@ -65,7 +65,7 @@ def _drop_entries(content: Content) -> Iterator[str]:
 
 
 def _fix_ids(content: Content) -> Iterator[str]:
-    """Write ids as numbers where all of a kind are numbers as texts, and one side only is."""
+    """Write ids as numbers if all of a kind are texts of numbers on one side only."""
     for part, key, reference in (
         ('images', 'id', 'image_id'),
         ('categories', 'id', 'category_id'),
@@ -225,7 +225,7 @@ def _as_integer(text: Any) -> int | None:
 
 
 def _as_number(value: Any) -> Any:
-    """Return a finite number, read from a text where it is one, else None."""
+    """Return a finite number, read from a text if it is one, else None."""
     if is_number(value):
         return value
     if not isinstance(value, str):

@@ -27,9 +27,9 @@ class Decoded(NamedTuple):
     """What an image file is.
 
     Attributes:
-        width, height: in pixels, as stored; 0 where it cannot be read.
-        orientation: of EXIF, 1 where it has none.
-        fault: why it cannot be decoded, empty where it can.
+        width, height: in pixels, as stored; 0 if it cannot be read.
+        orientation: of EXIF, 1 if it has none.
+        fault: why it cannot be decoded, empty if it can.
     """
 
     width: int
@@ -64,7 +64,7 @@ def look_at(path: str | os.PathLike, whole: bool = True) -> Decoded:
 
 
 def _orientation(image: Image.Image) -> int:
-    """Return EXIF's orientation, 1 where it has none or cannot be read, as OpenCV does."""
+    """Return EXIF's orientation, 1 if it has none or cannot be read, as OpenCV does."""
     try:
         found = image.getexif().get(_ORIENTATION, 1)
     except Exception:  # tags that are damaged leave the pixels as they are
@@ -158,7 +158,7 @@ def cache_folder() -> Path:
 
 
 def _remembered(folder: str, paths: Sequence[str], track) -> list[Decoded]:
-    """Return what each image is, from the user's cache where the file has not changed since."""
+    """Return what each image is, from the user's cache if the file has not changed since."""
     digest = hashlib.sha256(os.path.abspath(folder).encode()).hexdigest()[:32]
     note = cache_folder() / 'images' / f'{digest}.json'
     known: dict[str, list] = {}

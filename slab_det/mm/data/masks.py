@@ -113,7 +113,7 @@ def _check_runs(values, indices: list[int], heights, widths, found: dict[str, li
 
 
 def run_totals(texts: Sequence[str]) -> np.ndarray:
-    """Return how many pixels each run-length text of pycocotools covers; -1 where it is not one.
+    """Return how many pixels each run-length text of pycocotools covers; -1 if it is not one.
 
     A character holds 5 bits, from the lowest, and a sixth that says whether more follow; from the
     fourth number each is the difference to the one two places before.

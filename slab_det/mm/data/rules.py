@@ -49,7 +49,7 @@ RULES = {
         'have the id of an earlier one and would replace it',
         (READ,),
         field='id',
-        remedy='give every image an id of its own, as a tool that merges COCO files does',
+        remedy='give every image a different id, as a tool that merges COCO files does',
     ),
     'image-id-mixed': Rule(
         'images',

@@ -42,7 +42,7 @@ def report_tables(report: Report) -> Group:
 
 
 def print_reports(reports: Sequence[Report]) -> None:
-    """Print every report; as wide as the terminal, at least 100 columns where it is a file."""
+    """Print every report; as wide as the terminal, at least 100 columns in a file."""
     console = Console(soft_wrap=False)
     if not console.is_terminal:
         console = Console(width=160)
