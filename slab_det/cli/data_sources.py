@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from slab_det.errors import InputError
-from slab_det.mm.config_walk import kind_of, walk_dicts
+from slab_det.mm.config_walk import data_sets, kind_of, walk_dicts
 from slab_det.mm.data import (
     Use,
     classes_of,
@@ -50,16 +50,8 @@ class Source(NamedTuple):
 
 
 def datasets_of(node: Any, path: str) -> Iterator[tuple[str, dict]]:
-    """Yield (setting, config) of every data set that reads an annotation file, in any wrapper."""
-    if isinstance(node, dict):
-        if node.get('ann_file'):
-            yield path, node
-        else:
-            yield from datasets_of(node.get('dataset'), f'{path}.dataset')
-            yield from datasets_of(node.get('datasets'), f'{path}.datasets')
-    elif isinstance(node, (list, tuple)):
-        for index, one in enumerate(node):
-            yield from datasets_of(one, f'{path}.{index}')
+    """Return (setting, config) of every data set that reads an annotation file, in any wrapper."""
+    return (found for found in data_sets(node, path) if found[1].get('ann_file'))
 
 
 def metrics_of(node: Any, path: str) -> Iterator[tuple[str, dict]]:

@@ -29,6 +29,16 @@ def walk_dicts(node: Any, path: str = '') -> Iterator[tuple[str, dict[str, Any]]
     return ((where, value) for where, value in walk(node, path) if isinstance(value, dict))
 
 
+def data_sets(node: Any, path: str = '') -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield (path, config) of the data sets inside all wrappers and lists, in order."""
+    inner = [key for key in ('dataset', 'datasets') if isinstance(node, dict) and key in node]
+    if isinstance(node, dict) and not inner:
+        yield path, node
+    for key, value in children(node):
+        if key in inner or not isinstance(node, dict):
+            yield from data_sets(value, f'{path}.{key}' if path else str(key))
+
+
 def rebuild(node: Any, change: Callable[[Any], Any]) -> Any:
     """Return a copy of ``node`` in which ``change(value)`` replaces it and every value below it,
     parents first; dicts and lists that ``change`` returns unchanged are descended into."""

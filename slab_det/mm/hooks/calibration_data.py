@@ -1,6 +1,6 @@
 """Images for the calibration of norms, and its progress."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ from mmengine.dist import get_rank, get_world_size, is_main_process
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset
 
 from slab_det.errors import InputError
+from slab_det.mm.config_walk import data_sets
 from slab_det.progress import progress
 from slab_det.values import check_count, check_type
 
@@ -36,8 +37,11 @@ def images_as_tested(
                 'calibrate with cannot be found: make it one, or (in BNCalibrationHook) give '
                 'them as dataset=dict(...), with the pipeline of the test.'
             )
-    pipeline = next(_plain(test_dataloader['dataset']), {}).get('pipeline')
-    configs = list(_plain(train_dataloader['dataset']))
+    configs, tested = (
+        [one for _, one in data_sets(loader['dataset']) if 'pipeline' in one]
+        for loader in (train_dataloader, test_dataloader)
+    )
+    pipeline = tested[0]['pipeline'] if tested else None
     if pipeline is None or not configs:
         raise InputError(
             'the data loaders name no data set with a pipeline: give the images to '
@@ -100,16 +104,3 @@ def calibration_loader(dataset: Any, num_images: int, num_workers: int = 0) -> D
 def progress_bar(batches: DataLoader, number: int, title: str = 'calibration') -> Iterable[Any]:
     """Return ``batches``, of pass ``number``; the first process shows their progress."""
     return progress(batches, f'{title}, pass {number}') if is_main_process() else batches
-
-
-def _plain(node: Any) -> Iterator[Mapping[str, Any]]:
-    """Yield the configs of the data sets inside all wrappers."""
-    if isinstance(node, (list, tuple)):
-        for part in node:
-            yield from _plain(part)
-    elif isinstance(node, Mapping):
-        inner = [node[key] for key in ('dataset', 'datasets') if key in node]
-        if inner:
-            yield from _plain(inner)
-        elif 'pipeline' in node:
-            yield node

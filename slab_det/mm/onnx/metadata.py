@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from slab_det.errors import InputError
-from slab_det.mm.config_walk import kind_of
+from slab_det.mm.config_walk import data_sets, kind_of
 
 #: Test transforms that change no pixel.
 _LOADING = ('LoadImageFromFile', 'LoadImageFromNDArray', 'LoadAnnotations', 'PackDetInputs')
@@ -26,10 +26,8 @@ def file_metadata(
     Raises:
         InputError: the pipeline does what the file cannot describe, or class names are missing.
     """
-    dataset = cfg['test_dataloader']['dataset']
-    while 'dataset' in dataset or 'datasets' in dataset:
-        # Several sets are read with one pipeline; their classes were compared before.
-        dataset = dataset['dataset'] if 'dataset' in dataset else dataset['datasets'][0]
+    # Several sets are read with one pipeline; their classes were compared before.
+    _, dataset = next(data_sets(cfg['test_dataloader']['dataset']))
     classes = list(classes or class_names(dataset))
     return dict(
         version=1,
