@@ -99,8 +99,8 @@ def test_configs_stay_as_they_are(part):
 @pytest.mark.parametrize(
     'train, tested, message',
     [
-        (None, dict(dataset=dict(pipeline=[])), 'train_dataloader is NoneType and not a config'),
-        (dict(dataset=dict(pipeline=[])), Numbers(), 'test_dataloader is Numbers and not a config'),
+        (None, dict(dataset=dict(pipeline=[])), 'train_dataloader is a NoneType and not a config'),
+        (dict(dataset=dict(pipeline=[])), Numbers(), 'test_dataloader is a Numbers and not a config'),
         (
             dict(dataset=dict(pipeline=[])),
             dict(dataset=dict(type='X')),
