@@ -82,16 +82,17 @@ def check_target(path: str | Path, argument: str, sources: Mapping[str, str]) ->
     Raises:
         InputError: it is a folder or one of the sources, or its folder cannot be written to.
     """
-    path = Path(path)
-    if path.is_dir():
+    target = Path(path)
+    if target.is_dir():
         raise InputError(f'{argument} {path} is a folder: give the name of a file')
     for name, source in sources.items():
         source = Path(source).expanduser()
-        if path.exists() and source.exists() and path.samefile(source):
+        if target.exists() and source.exists() and target.samefile(source):
             raise InputError(
-                f'{argument} {path} is the {name} itself, which would be lost: give another name'
+                f'{argument} {path} is the {name} itself, which would be lost: give the name of a '
+                'new file'
             )
-    writable_folder(path.absolute().parent, argument)
+    writable_folder(target.absolute().parent, argument)
 
 
 def writable_folder(path: str | Path, argument: str) -> Path:

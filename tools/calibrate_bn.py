@@ -68,6 +68,15 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def averaged_too(content: dict) -> None:
+    """Print which of two models was calibrated, if the checkpoint holds two."""
+    if 'ema_state_dict' in content:
+        print(
+            'the checkpoint holds an averaged model (EMAHook): its statistics are calibrated, not '
+            'those of the model that it averages'
+        )
+
+
 def main(args: argparse.Namespace) -> None:
     # Training could not be resumed from what replaces its checkpoint.
     check_target(args.out, '--out', dict(config=args.config, checkpoint=args.checkpoint))
@@ -100,11 +109,7 @@ def main(args: argparse.Namespace) -> None:
     print(report.summary())
     if report.passes == args.max_passes > 1 and report.residual > args.tolerance:
         print(f'the statistics still change by {report.residual:.2g}: raise --max-passes')
-    if 'ema_state_dict' in content:
-        print(
-            'the checkpoint holds an averaged model (EMAHook): its statistics are calibrated, not '
-            'those of the model that it averages'
-        )
+    averaged_too(content)
     weights = {key: value.cpu() for key, value in model.state_dict().items()}
     meta = dict(content.get('meta') or {})
     write_checkpoint(args.out, dict(state_dict=weights, meta=meta), '--out')

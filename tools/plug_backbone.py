@@ -19,7 +19,6 @@ from slab_det.cli import (
     add_traceback,
     check_data,
     check_target,
-    load_config,
     run,
     write_text,
 )
@@ -86,12 +85,14 @@ def weights_of(checkpoint: str) -> dict:
 
 def resolved(text: str, base: str, config: str) -> object:
     """Return what the written config will resolve to."""
+    from slab_det.mm.config_reading import read_config
+
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / 'plugged.py'
         if '::' not in config:
             text = text.replace(f'_base_ = {base!r}', f'_base_ = {os.path.abspath(config)!r}', 1)
         path.write_text(text, encoding='utf-8')
-        return load_config(str(path))
+        return read_config(str(path))
 
 
 def report(plan, trial, args: argparse.Namespace) -> None:

@@ -127,7 +127,7 @@ def test_norm_attention_and_checkpoint_go_into_the_config(plug):
         ),
         (
             ('detector.py', '--force', '--out', './detector.py'),
-            '--out detector.py is the config itself',
+            '--out ./detector.py is the config itself',
         ),
         (('detector.py', '--out', 'text.txt/new.py'), 'is a file, give a folder'),
         (('hourglass.py', '--out', 'new.py'), 'are not a pyramid: it cannot take this backbone'),

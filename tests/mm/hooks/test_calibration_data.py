@@ -100,7 +100,11 @@ def test_configs_stay_as_they_are(part):
     'train, tested, message',
     [
         (None, dict(dataset=dict(pipeline=[])), 'train_dataloader is a NoneType and not a config'),
-        (dict(dataset=dict(pipeline=[])), Numbers(), 'test_dataloader is a Numbers and not a config'),
+        (
+            dict(dataset=dict(pipeline=[])),
+            Numbers(),
+            'test_dataloader is a Numbers and not a config',
+        ),
         (
             dict(dataset=dict(pipeline=[])),
             dict(dataset=dict(type='X')),
