@@ -61,6 +61,7 @@ class Stub:
     """A Runner that only keeps its config."""
 
     def __init__(self):
+        self.model = torch.nn.Identity()
         self.test_evaluator = type('Evaluator', (), dict(metrics=[]))()
         self.tested = 0
 
