@@ -1,13 +1,15 @@
 """Files appear whole or not at all."""
 
 import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
-from slab_det.cli import InputError, whole_file, write_checkpoint
+from slab_det.cli import InputError, check_target, whole_file, write_checkpoint
 
 
 def test_a_file_appears_at_the_end_in_a_folder_that_is_made(tmp_path):
@@ -62,3 +64,27 @@ def test_a_checkpoint_that_the_disk_has_no_room_for_is_named(tmp_path):
     done = subprocess.run([sys.executable, '-c', code, str(path)], capture_output=True, text=True)
     assert f'InputError: --out {path} cannot be written: the disk may be full' in done.stderr
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    'path, words',
+    [
+        ('.', '--out . is a folder: give the name of a file'),
+        ('./a.py', '--out ./a.py is the config itself'),
+        ('link.py', '--out link.py is the config itself'),
+        ('a.py/b.py', 'is a file, give a folder'),
+    ],
+)
+def test_a_target_that_would_lose_something_is_refused(tmp_path, monkeypatch, path, words):
+    monkeypatch.chdir(tmp_path)
+    Path('a.py').write_text('x')
+    Path('link.py').symlink_to('a.py')
+    with pytest.raises(InputError, match=re.escape(words)):
+        check_target(path, '--out', dict(checkpoint='gone.pth', config='a.py'))
+
+
+def test_a_target_may_be_new_or_replace_another_file(tmp_path):
+    (tmp_path / 'b.py').write_text('x')
+    for name in ('b.py', 'new/c.py'):
+        check_target(tmp_path / name, '--out', dict(config=str(tmp_path / 'a.py')))
+    assert [path.name for path in tmp_path.iterdir()] == ['b.py']

@@ -3,7 +3,14 @@
 from mmengine.config import ConfigDict
 from mmengine.model import PretrainedInit
 
-from slab_det.mm.config_walk import is_pretrained, kind_of, rebuild, walk, walk_dicts
+from slab_det.mm.config_walk import (
+    data_sets,
+    is_pretrained,
+    kind_of,
+    rebuild,
+    walk,
+    walk_dicts,
+)
 
 NODE = dict(a=[dict(type='X', b=(1, dict(type='Y')))], c=2)
 
@@ -44,3 +51,20 @@ def test_types_are_told_by_name_scope_and_class():
     for kind in ('Pretrained', 'mmengine.Pretrained', PretrainedInit):
         assert is_pretrained(dict(type=kind, checkpoint='x.pth'))
     assert not is_pretrained(dict(type='Xavier')) and not is_pretrained('Pretrained')
+
+
+def test_data_sets_are_found_inside_wrappers_and_lists():
+    plain = [dict(type='A', ann_file=str(i)) for i in range(3)]
+    config = dict(
+        type='Repeat',
+        times=2,
+        dataset=dict(
+            type='Concat', datasets=[plain[0], dict(dataset=plain[1], pipeline=[dict(type='B')])]
+        ),
+    )
+    assert list(data_sets([config, plain[2]], 'train')) == [
+        ('train.0.dataset.datasets.0', plain[0]),
+        ('train.0.dataset.datasets.1.dataset', plain[1]),
+        ('train.1', plain[2]),
+    ]
+    assert list(data_sets(None)) == []

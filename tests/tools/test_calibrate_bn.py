@@ -116,7 +116,7 @@ def test_writes_the_checkpoint_with_other_statistics(call, files, capsys):
         ),
         (
             ['GOOD', '--cfg-options', 'test_dataloader=None', 'val_dataloader=None'],
-            'test_dataloader is NoneType and not a config, so that the images to calibrate with '
+            'test_dataloader is a NoneType and not a config, so that the images to calibrate with '
             'cannot be found: make it one',
         ),
     ],
