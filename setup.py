@@ -98,18 +98,20 @@ setup(
         'Operating System :: POSIX :: Linux',
         'Programming Language :: Python :: 3.11',
         'Programming Language :: Python :: 3.12',
+        'Programming Language :: Python :: 3.13',
         'Topic :: Scientific/Engineering :: Artificial Intelligence',
     ],
     packages=find_packages(include=['slab_det', 'slab_det.*']),
     package_dir={
         '': '.'
     },  # an editable install then is a plain path entry, see EditableWheelWithMim
-    python_requires='>=3.11,<3.13',
-    # Not mmengine, mmcv and mmdet: forks bring the same modules under other distribution names.
+    python_requires='>=3.11,<3.14',
+    # Not mmengine, mmcv and mmdet: two stacks bring them under different distribution names.
     # slab_det.compat checks the modules themselves.
     install_requires=read_requirements('runtime.txt'),
     extras_require={
-        'mim': read_requirements('mim.txt'),
+        'mim': read_requirements('openmmlab/mim.txt'),
+        'onedl-mim': read_requirements('onedl/mim.txt'),
         'tests': read_requirements('tests.txt'),
     },
     cmdclass={'build_py': BuildPyWithMim, 'editable_wheel': EditableWheelWithMim},
