@@ -287,13 +287,22 @@ def _load_safely(file: Any, map_location: Any = None, weights_only: bool | None 
     return torch.load(file, map_location=map_location, weights_only=True)
 
 
-def unsafe_message(what: str, error: pickle.UnpicklingError) -> str:
-    """Return one sentence for the refusal of ``what``, a checkpoint, by torch's safe loading."""
-    named = re.search(r'GLOBAL `?[\w.]+|Unsupported \w+ \w+', str(error))
-    reason = f' ({named.group().replace("`", "")})' if named else ''
+def unsafe_part(error: BaseException) -> str:
+    """Return what torch's safe loading refused, such as ``GLOBAL posix.system``; empty where the
+    file is refused for another reason."""
+    found = re.search(r'GLOBAL `?[\w.]+|Unsupported \w+ \w+', one_line(error))
+    return found.group().replace('`', '') if found else ''
+
+
+def unsafe_message(what: str, error: BaseException) -> str:
+    """Return one sentence on why safe loading refused ``what``, a checkpoint."""
+    part = unsafe_part(error)
+    if not part:
+        reason = one_line(error).split('. ')[0].rstrip('.')
+        return f'{what} is not a checkpoint: {reason}'
     return (
-        f'{what} cannot be read without running code from it{reason}: give a checkpoint that holds '
-        'weights and plain values alone'
+        f'{what} cannot be read without running code from it ({part}): give a file that holds '
+        'weights alone'
     )
 
 

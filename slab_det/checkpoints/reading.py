@@ -3,7 +3,7 @@
 import os
 import pickle
 import pickletools
-import re
+import sys
 import zipfile
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
@@ -11,6 +11,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from slab_det.compat import unsafe_message, unsafe_part
+from slab_det.errors import one_line
 
 from .family import CheckpointError
 
@@ -56,7 +59,7 @@ def read_checkpoint(path: str) -> dict[str, Any]:
 
     Only tensors and plain containers are built. Objects of other classes, such as the argparse
     namespace or yacs config in published files, become empty stand-ins; none of their code
-    runs.
+    runs. A file that names a function of the standard library is refused.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -68,13 +71,9 @@ def read_checkpoint(path: str) -> dict[str, Any]:
     try:
         checkpoint = _load(path)
     except _READ_ERRORS as error:
-        message = ' '.join(str(error).split())
-        unsafe = re.search(r'GLOBAL `?[\w.]+|Unsupported \w+ \w+', message)
-        if unsafe:
-            raise CheckpointError(
-                f'checkpoint {path!r} cannot be read without running code from it '
-                f'({unsafe.group().replace("`", "")}); save its weights alone.'
-            ) from error
+        if unsafe_part(error):
+            raise CheckpointError(unsafe_message(f'checkpoint {path!r}', error)) from error
+        message = one_line(error)
         raise CheckpointError(
             f'checkpoint {path!r} ({os.path.getsize(path)} bytes) cannot be read, it is truncated '
             f'or no PyTorch checkpoint: {message[:200] or type(error).__name__}; download or copy '
@@ -88,11 +87,13 @@ def read_checkpoint(path: str) -> dict[str, Any]:
 
 
 def _load(path: str) -> Any:
-    """Load the file with stand-ins for what torch does not know as harmless."""
-    stand_ins = {
-        name: type(f'_Inert{i}', (_Inert,), {})
-        for i, name in enumerate(sorted(_foreign_globals(path)))
-    }
+    """Load the file with stand-ins for the classes that torch does not know as harmless."""
+    foreign = sorted(_foreign_globals(path))
+    for name in foreign:
+        name = name.replace('__builtin__.', 'builtins.')  # as Python 2 called it
+        if _is_standard_function(name):
+            raise pickle.UnpicklingError(f'GLOBAL {name}')
+    stand_ins = {name: type(f'_Inert{i}', (_Inert,), {}) for i, name in enumerate(foreign)}
     while True:
         try:
             with torch.serialization.safe_globals([(cls, name) for name, cls in stand_ins.items()]):
@@ -107,6 +108,21 @@ def _load(path: str) -> Any:
             if not filled:
                 raise
             stand_ins[filled[0]] = _InertDict
+
+
+def _is_standard_function(name: str) -> bool:
+    """Whether ``name`` is a function of the standard library, such as ``posix.system``: what
+    training scripts store are objects of classes, so the file means to call it. Nothing is
+    imported.
+    """
+    module, _, attribute = name.rpartition('.')
+    found = getattr(sys.modules.get(module), attribute, None)
+    return (
+        module.split('.')[0] in sys.stdlib_module_names
+        and module not in ('copyreg', '_codecs')  # rebuild plain objects and bytes
+        and callable(found)
+        and not isinstance(found, type)
+    )
 
 
 def _foreign_globals(path: str) -> Iterable[str]:

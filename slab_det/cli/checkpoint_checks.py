@@ -7,6 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from slab_det.compat import unsafe_message
 from slab_det.errors import InputError, one_line
 
 
@@ -44,10 +45,7 @@ def read_checkpoint(path: str, argument: str) -> Any:
             path, map_location='cpu', weights_only=True, mmap=zipfile.is_zipfile(path)
         )
     except pickle.UnpicklingError as error:
-        raise InputError(
-            f'{argument} {path} cannot be read safely, it is no checkpoint or holds objects besides '
-            f'weights: {_first_sentence(error)}'
-        ) from error
+        raise InputError(unsafe_message(f'{argument} {path}', error)) from error
     except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
         raise InputError(
             f'{argument} {path} is damaged: copy or download it again, or give an earlier checkpoint '
