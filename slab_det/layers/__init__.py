@@ -19,6 +19,7 @@ from .padding import ValidTokens, set_valid_tokens, valid_tokens
 from .patches import PatchEmbed, PatchMerging
 from .positions import resize_grid, square_grid
 from .pyramid import ConvPatchEmbed, DepthwiseMlp, ReducedLinearAttention, ReducedSoftmaxAttention
+from .ratio_schedule import PRepBNScheduler, scheduled_ratio
 from .windows import (
     WindowLayout,
     effective_shift,
@@ -35,6 +36,7 @@ __all__ = [
     'FoldedNorm',
     'NORMS',
     'PRepBN',
+    'PRepBNScheduler',
     'PatchEmbed',
     'PatchMerging',
     'ReducedLinearAttention',
@@ -59,6 +61,7 @@ __all__ = [
     'residual_in_chunks',
     'resize_grid',
     'runs_in_chunks',
+    'scheduled_ratio',
     'set_ratio',
     'set_valid_tokens',
     'shift_mask',

@@ -9,9 +9,9 @@ from mmengine.model import BaseAveragedModel, is_model_wrapper
 from mmengine.registry import HOOKS
 from torch import nn
 
-from slab_det.layers import PRepBN, prepbn_modules
+from slab_det.layers import PRepBN, prepbn_modules, scheduled_ratio
+from slab_det.layers.ratio_schedule import SCHEDULES
 
-from .ratio_schedule import SCHEDULES, scheduled_ratio
 from .training_points import check_flag, check_only_one, check_point, is_count, to_iterations
 
 STATE_KEY = 'prepbn_hook'
@@ -25,7 +25,7 @@ class PRepBNHook(Hook):
 
     ``PRepBN(x) = g * LN(x) + (1 - g) * RepBN(x)``; ``g`` goes from the value that the model
     brings along to ``end_ratio`` between ``begin`` and ``end``, see
-    :func:`~slab_det.mm.hooks.ratio_schedule.scheduled_ratio`. It depends on nothing but the
+    :func:`~slab_det.layers.scheduled_ratio`. It depends on nothing but the
     iteration, so all processes agree, and gradient accumulation, activation checkpointing or
     several forward passes do not move it. Each iteration's ratio is logged as
     ``prepbn_ratio``. A resumed run goes on along the same line: the value that the ratio

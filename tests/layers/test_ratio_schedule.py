@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from slab_det.mm.hooks import scheduled_ratio
+from slab_det.layers import scheduled_ratio
 
 
 def test_linear_is_the_line_between_its_ends():
