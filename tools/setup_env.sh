@@ -146,7 +146,7 @@ check_compiler() {
 
 # build_mmcv FOLDER: leaves a wheel there. -v: ninja's counts reach the log, for the heartbeat.
 build_mmcv() {
-    local build=$VENV/slab_det_build environment=(MMCV_WITH_OPS=1 CFLAGS=-g0 CXXFLAGS=-g0 "MAX_JOBS=${MAX_JOBS:-$(nproc)}")
+    local build=$VENV/slab_det_build environment=(MMCV_WITH_OPS=1 CFLAGS=-g0 CXXFLAGS=-g0 "MAX_JOBS=${MAX_JOBS:-$(nproc)}" "PATH=$(dirname "$PYTHON"):$PATH")  # ninja is there
     rm -rf "$build" "$1.part"
     mkdir -p "$build" "$1.part"
     "$PYTHON" -m pip download --no-deps --no-build-isolation --no-binary="$MMCV" -d "$build" \
