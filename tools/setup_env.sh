@@ -144,17 +144,25 @@ check_compiler() {
     [[ -e $header ]] || fail "no wheel of mmcv for this torch was found and $header, needed to build it, is missing: install the development files of this Python (such as the package python3-dev)"
 }
 
-# build_mmcv FOLDER: leaves a wheel there. -v: ninja's counts reach the log, for the heartbeat.
+builds_cuda() {  # mmcv's setup.py builds CUDA operators where torch sees a GPU; that takes nvcc
+    command -v nvcc >/dev/null || [[ -n ${CUDA_HOME:-} ]] || return 1
+    [[ ${FORCE_CUDA:-} == 1 ]] || "$PYTHON" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'
+}
+
+# build_mmcv FOLDER: leaves a wheel there. -v: ninja's counts reach the log, for the heartbeat. CFLAGS take
+# the place of Python's own options, so without -O2 the operators would not be optimized.
 build_mmcv() {
-    local build=$VENV/slab_det_build environment=(MMCV_WITH_OPS=1 CFLAGS=-g0 CXXFLAGS=-g0 "MAX_JOBS=${MAX_JOBS:-$(nproc)}" "PATH=$(dirname "$PYTHON"):$PATH")  # ninja is there
+    local build=$VENV/slab_det_build environment
+    environment=(MMCV_WITH_OPS=1 "CFLAGS=-O2 -g0" "CXXFLAGS=-O2 -g0" "MAX_JOBS=${MAX_JOBS:-$(nproc)}")
+    environment+=("PATH=$(dirname "$PYTHON"):$PATH")  # ninja is there
     rm -rf "$build" "$1.part"
     mkdir -p "$build" "$1.part"
     "$PYTHON" -m pip download --no-deps --no-build-isolation --no-binary="$MMCV" -d "$build" \
         "$(grep "^$MMCV==" "$PINS/mmcv.txt")"
     tar -xzf "$build"/*.tar.gz -C "$build"
     rm "$build"/*.tar.gz
-    if ! command -v nvcc >/dev/null && [[ -z ${CUDA_HOME:-} ]]; then
-        environment+=(CUDA_VISIBLE_DEVICES= FORCE_CUDA=0)  # CUDA operators need nvcc
+    if ! builds_cuda; then
+        environment+=(CUDA_VISIBLE_DEVICES= FORCE_CUDA=0)
         "$PYTHON" "$ROOT/tools/merge_sources.py" "$build"/*
     fi
     env "${environment[@]}" "$PYTHON" -m pip wheel -v --no-deps --no-build-isolation -w "$1.part" "$build"/*

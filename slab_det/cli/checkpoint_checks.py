@@ -12,7 +12,7 @@ from slab_det.errors import InputError, one_line
 
 
 def check_checkpoint(path: str | None, argument: str) -> None:
-    """Checks that a checkpoint exists and is whole; addresses such as https://... are left to mmengine.
+    """Check that a checkpoint exists and is whole; addresses (https://...) are left to mmengine.
 
     Raises:
         InputError: naming ``argument``, the file and the remedy.
@@ -26,8 +26,8 @@ def check_checkpoint(path: str | None, argument: str) -> None:
     # torch writes zip archives, whose table of contents is at the end.
     if not start or start.startswith(b'PK') and not zipfile.is_zipfile(os.path.expanduser(path)):
         raise InputError(
-            f'{argument} {path} is empty or truncated ({os.path.getsize(path)} bytes): copy or download '
-            'it again, or give an earlier checkpoint'
+            f'{argument} {path} is empty or truncated ({os.path.getsize(path)} bytes): copy or '
+            'download it again, or give an earlier checkpoint'
         )
 
 
@@ -48,13 +48,13 @@ def read_checkpoint(path: str, argument: str) -> Any:
         raise InputError(unsafe_message(f'{argument} {path}', error)) from error
     except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
         raise InputError(
-            f'{argument} {path} is damaged: copy or download it again, or give an earlier checkpoint '
-            f'({_first_sentence(error)})'
+            f'{argument} {path} is damaged: copy or download it again, or give an earlier '
+            f'checkpoint ({_first_sentence(error)})'
         ) from error
 
 
 def check_fit(path: str, model, argument: str, whole: bool = True) -> None:
-    """Checks that the checkpoint's weights are those of ``model``.
+    """Check that the checkpoint's weights are those of ``model``.
 
     mmengine loads what fits and only warns of the rest, so that another model's checkpoint would be
     evaluated with random weights.
@@ -104,7 +104,7 @@ def check_fit(path: str, model, argument: str, whole: bool = True) -> None:
 
 
 def check_resume(cfg, model) -> None:
-    """Checks the checkpoint that ``cfg.resume`` means: ``cfg.load_from``, else the work dir's last one.
+    """Check the checkpoint that ``cfg.resume`` means: ``cfg.load_from``, else the last one.
 
     Raises:
         InputError: where it is missing, truncated, of another model, or holds weights only.
@@ -128,17 +128,18 @@ def check_resume(cfg, model) -> None:
     ]
     if absent:
         raise InputError(
-            f'{argument} {path}, which has no {" and no ".join(absent)}: to start from its weights, '
-            f'leave --resume out and set --cfg-options load_from={path}'
+            f'{argument} {path}, which has no {" and no ".join(absent)}: to start from its '
+            f'weights, leave --resume out and set --cfg-options load_from={path}'
         )
     check_fit(path, model, argument)
 
 
 def _check_note(note: str, path: str) -> None:
-    """Checks that ``note``, mmengine's last_checkpoint, names a file that is there.
+    """Check that ``note``, mmengine's last_checkpoint, names a file that is there.
 
-    A kill between the opening and the writing of the note leaves it empty; one between the removal of
-    the only checkpoint and the writing of the next (max_keep_ckpts=1) leaves it with a lost name.
+    A kill between the opening and the writing of the note leaves it empty; one between the removal
+    of the only checkpoint and the writing of the next (max_keep_ckpts=1) leaves it with a lost
+    name.
     """
     if '://' in path or os.path.isfile(os.path.expanduser(path)):
         return
