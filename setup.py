@@ -1,8 +1,7 @@
 """Builds the distribution slab-det: the package slab_det as an extension of OpenMMLab's MIM.
 
-MIM and mmengine look for ``tools``, ``configs`` and ``model-index.yml`` in ``PACKAGE/.mim``. A wheel
-gets copies of them there. An editable install links them inside the source tree.
-"""
+MIM and mmengine look for ``tools``, ``configs`` and ``model-index.yml`` in ``PACKAGE/.mim``. A
+wheel gets copies of them there. An editable install links them inside the source tree."""
 
 import os
 import shutil
@@ -14,6 +13,8 @@ from setuptools.command.editable_wheel import editable_wheel
 
 ROOT = Path(__file__).resolve().parent
 MIM_PARTS = ('tools', 'configs', 'model-index.yml')
+#: What checks or writes the documentation, which a wheel has not.
+NOT_PACKAGED = ('__pycache__', 'docs', 'check_docs.py', 'render_model_zoo.py')
 
 
 def read_version() -> str:
@@ -35,7 +36,8 @@ def remove(path: Path) -> None:
 
 
 def put_mim(folder: Path, link: bool) -> None:
-    """Puts what MIM looks for into ``folder``, linked where the system allows links, else copied."""
+    """Puts what MIM looks for into ``folder``, linked where the system allows links, else
+    copied."""
     remove(folder)
     folder.mkdir(parents=True)
     for part in MIM_PARTS:
@@ -49,7 +51,7 @@ def put_mim(folder: Path, link: bool) -> None:
             except OSError:  # no right to make links, as on most Windows machines
                 pass
         if source.is_dir():
-            shutil.copytree(source, target, ignore=shutil.ignore_patterns('__pycache__'))
+            shutil.copytree(source, target, ignore=shutil.ignore_patterns(*NOT_PACKAGED))
         else:
             shutil.copy2(source, target)
 
@@ -66,10 +68,10 @@ class BuildPyWithMim(build_py):
 class EditableWheelWithMim(editable_wheel):
     """Tells MIM and mmengine where an editable install lies.
 
-    Both look for the package in ``join(folder of the metadata, first line of top_level.txt)``. A wheel
-    cannot hold a link, so site-packages has no such folder after an editable install. With the absolute
-    path of the source as that line, ``join`` gives the source itself, and new configs are seen at once.
-    """
+    Both look for the package in ``join(folder of the metadata, first line of top_level.txt)``. A
+    wheel cannot hold a link, so site-packages has no such folder after an editable install. With
+    the absolute path of the source as that line, ``join`` gives the source itself, and new configs
+    are seen at once."""
 
     def run(self) -> None:
         if self.dist_info_dir is None:  # the caller did not ask for the metadata first

@@ -1,12 +1,13 @@
-"""The paper's ablation in small: what each norm costs in AP, with softmax and with linear attention.
+"""The paper's ablation in small: what each norm costs in AP, with softmax and with linear
+attention.
 
-    BCCD_ROOT=data/bccd python benchmarks/ablation.py --work-dir work_dirs/ablation --out docs/ablation.md
+    BCCD_ROOT=data/bccd python benchmarks/ablation.py --work-dir work_dirs/ablation --out
+    docs/ablation.md
 
-LayerNorm, BatchNorm, RepBN and PRepBN, each with softmax and with simplified linear attention, in one
-small Swin: RetinaNet on BCCD, and for LayerNorm and PRepBN Mask R-CNN on the built-in data set. All runs of
-a data set get the same iterations. A finished run is not repeated, a cut one goes on from its last
-checkpoint, and the report is made of what is finished.
-"""
+LayerNorm, BatchNorm, RepBN and PRepBN, each with softmax and with simplified linear attention, in
+one small Swin: RetinaNet on BCCD, and for LayerNorm and PRepBN Mask R-CNN on the built-in data set.
+All runs of a data set get the same iterations. A finished run is not repeated, a cut one goes on
+from its last checkpoint, and the report is made of what is finished."""
 
 import argparse
 import os
@@ -24,7 +25,7 @@ from ablation_study.norms import register as register_plain_batch_norm  # noqa: 
 from ablation_study.runs import is_finished, run_folder, train  # noqa: E402
 from latency import machine  # noqa: E402
 
-from slab_det.cli import InputError, check_data, run, writable_folder  # noqa: E402
+from slab_det.cli import InputError, add_traceback, check_data, run, writable_folder  # noqa: E402
 
 
 def parse_args() -> argparse.Namespace:
@@ -62,7 +63,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--run', metavar='CELL', help='train this one cell here, with the one seed of --seeds'
     )
-    parser.add_argument('--traceback', action='store_true', help='show the whole trace of an error')
+    add_traceback(parser)
     return parser.parse_args()
 
 
@@ -116,7 +117,8 @@ def start(cell: Cell, seed: int, args: argparse.Namespace) -> subprocess.Popen:
 
 
 def train_all(runs: list[tuple[Cell, int]], args: argparse.Namespace) -> list[str]:
-    """Train what is not finished, ``--jobs`` at a time; return the names of the runs that failed."""
+    """Train what is not finished, ``--jobs`` at a time; return the names of the runs that
+    failed."""
     signal.signal(
         signal.SIGTERM, lambda *_: sys.exit(143)
     )  # so that the runs end with this process
@@ -134,10 +136,8 @@ def train_all(runs: list[tuple[Cell, int]], args: argparse.Namespace) -> list[st
                 name = f'{cell.name} seed {seed}'
                 if process.returncode:
                     failed.append(name)
-                    print(
-                        f'{name} failed, see {run_folder(args.work_dir, cell.name, seed)}/output.log',
-                        flush=True,
-                    )
+                    folder = run_folder(args.work_dir, cell.name, seed)
+                    print(f'{name} failed, see {folder}/output.log', flush=True)
                 else:
                     print(
                         f'{name} finished after {time.time() - began:.0f} s, {len(waiting)} wait',

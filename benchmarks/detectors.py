@@ -20,6 +20,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from slab_det.cli import write_text  # noqa: E402
+
 #: Name -> config below mmdet's configs. The first lines are those that the backbones must fit.
 DETECTORS = {
     'Faster R-CNN': 'faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py',
@@ -143,7 +145,7 @@ def run_one(args: argparse.Namespace) -> None:
             if stage != 'evaluated':  # nothing else is possible
                 break
     result['seconds'] = time.process_time() - start
-    file.write_text(json.dumps(result, indent=1))
+    write_text(file, json.dumps(result, indent=1), '--work-dir')
 
 
 def plug(state: dict) -> bool:
@@ -252,14 +254,13 @@ def table(args: argparse.Namespace) -> str:
 
 <!-- Written by benchmarks/detectors.py. -->
 
-Every config below was plugged as by `tools/plug_backbone.py` with `{args.backbone}`, then trained
-two steps from random weights and evaluated on the built-in data in COCO's layout (four images
-each, 160x192 pixels or more where a detector needs them, batches of 2, on a CPU), with the
-optimizer, hooks and metrics of the plugged config. The loss is that of the second step. What the
-metric says after two steps means nothing, except that it could be computed. *Re-parameterized* is
-the largest difference that folding the norms makes in the maps of the neck (or of the backbone,
-where there is none), over the largest value of the map. {done} of {len(results)} detectors pass
-all.
+Every config below was converted as by `tools/plug_backbone.py --backbone {args.backbone}`, trained
+for two steps from random weights, and evaluated on the built-in data in COCO's layout, with the
+optimizer, hooks, and metrics of the new config: four images for training and four for evaluation,
+at least 160x192 pixels, batches of 2, on a CPU. The loss is that of the second step. After two
+steps the metric shows only that it can be computed. *Re-parameterized* is the largest difference
+that folding the norms makes in the maps of the neck (or of the backbone, without a neck), relative
+to the largest value of the map. {done} of {len(results)} detectors pass everything.
 
 {markdown_table(HEADER, [row(name, result) for name, result in results.items()], 'llllrrl')}
 """
@@ -269,8 +270,6 @@ def main(args: argparse.Namespace) -> None:
     if args.one:
         run_one(args)
         return
-    from slab_det.cli import write_text
-
     make_data(Path(args.work_dir))
     for name in args.only or DETECTORS:
         if args.again or not result_file(args, name).exists():

@@ -30,7 +30,8 @@ class Size(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> 'Size':
-        """Read a size; a ``type`` for argparse, which says the error's sentence with the option's name."""
+        """Read a size; a ``type`` for argparse, which says the error's sentence with the option's
+        name."""
         match = re.fullmatch(r'([1-9]\d*)x([1-9]\d*)', text)
         if not match:
             raise argparse.ArgumentTypeError(

@@ -135,9 +135,10 @@ def table(part: str, size: Size, args: argparse.Namespace, folder: Path) -> str:
         )
     times = alternate(runs, args.rounds, lambda line: print(line, file=sys.stderr, flush=True))
     lines = [
-        f'### {part}, {size}',
+        f'## {part}, {size}',
         '',
-        '| network | median ms | fastest ms | ratio to eager PyTorch | times as fast as its float32 file |',
+        '| network | median ms | fastest ms | ratio to eager PyTorch '
+        '| times as fast as its float32 file |',
         '| --- | ---: | ---: | ---: | ---: |',
     ]
     for name, runs_of in times.items():
@@ -163,7 +164,10 @@ def main(args: argparse.Namespace) -> None:
         tables = [table(part, args.size, args, folder) for part in args.parts]
     if args.prepare:
         return
-    command = f'--parts {" ".join(args.parts)} --size {args.size} --threads {args.threads} --rounds {args.rounds}'
+    command = (
+        f'--parts {" ".join(args.parts)} --size {args.size} --threads {args.threads} '
+        f'--rounds {args.rounds}'
+    )
     text = (
         '\n\n'.join(
             [

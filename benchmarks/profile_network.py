@@ -1,4 +1,5 @@
-"""Where the time of a network goes: python benchmarks/profile_network.py [NETWORK] [--size 800x1216] [--dtype bf16]
+"""Where the time of a network goes: python benchmarks/profile_network.py [NETWORK] [--size
+800x1216] [--dtype bf16]
 
 Prints a Markdown table with the time of each kind of operation and its share, measured by
 torch's profiler over several runs. What no kind names stands in the last row.

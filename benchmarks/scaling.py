@@ -16,8 +16,8 @@ from peers import LINEAR
 
 from slab_det.cli import write_text
 
-NOTE = """1.00 means that time grows with the number of pixels and no faster. SLAB-CSWin attends with softmax in its last
-two stages, in stripes as long as the map, which is why it grows faster than with linear attention throughout.
+NOTE = """1.00 means that time grows with the number of pixels and no faster. SLAB-CSWin grows
+faster, because its last two stages use softmax attention, in stripes as long as the map.
 """
 
 
@@ -62,6 +62,7 @@ def main(args: argparse.Namespace) -> None:
     print('\n'.join(lines))
     if args.out:
         head = (
+            '# Scaling\n\n'
             f'Measured by `python benchmarks/scaling.py {shlex.join(sys.argv[1:])}` on\n\n'
             f'> {machine(args.device, args.threads)}\n\n'
         )

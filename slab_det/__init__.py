@@ -30,6 +30,6 @@ install()
 if not missing_packages():
     allow_mmengine_globals()
     keep_loading_safe()
-    from .mm import backbones, datasets, hooks, necks, resume, whole_files  # noqa: F401
+    from .mm import backbones, datasets, hooks, necks, optim, resume, whole_files  # noqa: F401
 
 __all__ = ['__version__']

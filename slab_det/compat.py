@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from .errors import InputError, one_line
+from .errors import InputError, MissingPackageError, one_line
 
 MM_PACKAGES = ('mmengine', 'mmcv', 'mmdet')
 
@@ -59,11 +59,11 @@ def installed_stack() -> str:
 
 
 def require_detection(what: str = 'the detection part of slab_det') -> None:
-    """Raise ImportError in one sentence unless mmengine, mmcv and mmdet are all there and fit."""
+    """Raise MissingPackageError unless mmengine, mmcv and mmdet are all there and fit."""
     _check_one_stack()
     missing = missing_packages()
     if missing:
-        raise ImportError(
+        raise MissingPackageError(
             f'{what} needs mmengine, mmcv and mmdet, of which {_and(missing)} cannot be imported'
             f"{_too_new() if 'mmcv' in missing else ''}: run '{_install(*missing)}' "
             '(slab_det.layers and slab_det.models work without)'
@@ -76,11 +76,11 @@ def check_runtime() -> None:
     """Check the versions of Python, torch and timm.
 
     Raises:
-        ImportError: naming what is wrong, its version, and what to install.
+        MissingPackageError: naming what is wrong, its version, and what to install.
     """
     first, last = ('.'.join(map(str, python)) for python in PYTHONS)
     if not PYTHONS[0] <= sys.version_info[:2] <= PYTHONS[1]:
-        raise ImportError(
+        raise MissingPackageError(
             f'slab_det needs Python {first} to {last} but this is Python '
             f'{".".join(map(str, sys.version_info[:3]))}: make an environment with one of them, '
             f"'python{first} -m venv ENV && ENV/bin/python -m pip install slab-det'"
@@ -100,14 +100,14 @@ def check_versions() -> None:
     or 2.3 with mmdet 3.4 and later (the maintained forks).
 
     Raises:
-        ImportError: naming the package that is wrong, its version, and what to install.
+        MissingPackageError: naming the package that is wrong, its version, and what to install.
     """
     _check_one('mmengine', _version('mmengine'), MMENGINE_RANGE)
     mmcv_version = _version('mmcv')
     try:
         mmdet_version = _version('mmdet')
     except AssertionError as error:  # mmdet 3.3 asserts its own ranges while it is imported
-        raise ImportError(
+        raise MissingPackageError(
             f'mmdet cannot be imported with the installed mmcv {mmcv_version}: mmdet up to 3.3 '
             f"needs mmcv{MMCV_RANGES[-1][1]}, run '{_install('mmcv')}'"
         ) from error
@@ -130,18 +130,18 @@ def report_alone(error: ImportError) -> None:
 
 
 def _check_one_stack() -> None:
-    """Raise ImportError where distributions of both stacks are installed, whose modules overwrite
-    each other, or where mmengine lacks what it imports; warn of two that bring the module mim."""
+    """Raise MissingPackageError if distributions of both stacks are installed, whose modules
+    overwrite each other, or if mmengine lacks what it imports; warn of two that bring mim."""
     found = {stack: _distributions(stack) for stack in STACKS}
     if all(found.values()):
         names = [name for names in found.values() for name in names]
         kept = installed_stack()
-        raise ImportError(
+        raise MissingPackageError(
             f'{_and(names)} are of two stacks, whose modules have the same names: keep one, {kept} '
             f"by 'pip uninstall -y {' '.join(names)} && {_install(*MM_PACKAGES)}'"
         )
     if found['openmmlab'] and importlib.util.find_spec('pkg_resources') is None:
-        raise ImportError(
+        raise MissingPackageError(
             'mmengine imports pkg_resources, which setuptools 81 dropped: run '
             '\'pip install "setuptools<81"\''
         )
@@ -155,7 +155,7 @@ def _check_one_stack() -> None:
 
 
 def _check_operators() -> None:
-    """Raise ImportError where mmcv has no compiled operators, or those of another torch."""
+    """Raise MissingPackageError where mmcv has no compiled operators, or those of another torch."""
     import torch
 
     if importlib.util.find_spec('mmcv._ext') is None:
@@ -167,7 +167,7 @@ def _check_operators() -> None:
             fault = f'was built for another torch than {torch.__version__} ({one_line(error)})'
         else:
             return
-    raise ImportError(
+    raise MissingPackageError(
         f"mmcv {_version('mmcv')} {fault}{_too_new()}: run '{_install('mmcv', rebuild=True)}'"
     )
 
@@ -275,7 +275,12 @@ def keep_loading_safe() -> None:
         try:
             return load(filename, *args, **kwargs)
         except pickle.UnpicklingError as error:
-            raise InputError(unsafe_message(f'checkpoint {filename}', error)) from error
+            named = re.search(r'GLOBAL `?[\w.]+|Unsupported \w+ \w+', one_line(error))
+            reason = named.group().replace('`', '') if named else one_line(error)[:200]
+            raise InputError(
+                f'checkpoint {filename!r} cannot be read without running code from it ({reason}): '
+                'save its weights alone'
+            ) from error
 
     module.CheckpointLoader.load_checkpoint = staticmethod(load_checkpoint)
 
@@ -285,25 +290,6 @@ def _load_safely(file: Any, map_location: Any = None, weights_only: bool | None 
     import torch
 
     return torch.load(file, map_location=map_location, weights_only=True)
-
-
-def unsafe_part(error: BaseException) -> str:
-    """Return what torch's safe loading refused, such as ``GLOBAL posix.system``; empty where the
-    file is refused for another reason."""
-    found = re.search(r'GLOBAL `?[\w.]+|Unsupported \w+ \w+', one_line(error))
-    return found.group().replace('`', '') if found else ''
-
-
-def unsafe_message(what: str, error: BaseException) -> str:
-    """Return one sentence on why safe loading refused ``what``, a checkpoint."""
-    part = unsafe_part(error)
-    if not part:
-        reason = one_line(error).split('. ')[0].rstrip('.')
-        return f'{what} is not a checkpoint: {reason}'
-    return (
-        f'{what} cannot be read without running code from it ({part}): give a file that holds '
-        'weights alone'
-    )
 
 
 def _history_statistic(owner: Any, name: str) -> Callable:
@@ -322,7 +308,7 @@ def _version(name: str) -> str:
     module = importlib.import_module(name)
     found: str | None = getattr(module, '__version__', None)
     if found is None:
-        raise ImportError(
+        raise MissingPackageError(
             f'the imported module {name} ({getattr(module, "__path__", "no path")}) has no '
             f"__version__ and is not the real package: remove it, then run '{_install(name)}'"
         )
@@ -337,7 +323,7 @@ def _fits(found: str, wanted: str) -> bool:
 
 def _check_one(name: str, found: str, wanted: str, context: str = '') -> None:
     if not _fits(found, wanted):
-        raise ImportError(
+        raise MissingPackageError(
             f'slab_det needs {name}{wanted}{context} but {name} {found} is installed: run '
             f"'{_install(name)}'"
         )

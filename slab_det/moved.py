@@ -15,6 +15,7 @@ from types import ModuleType
 MOVED = {
     'slab_det.analysis': 'slab_det.mm.analysis',
     'slab_det.backbones': 'slab_det.mm.backbones',
+    'slab_det.checkpoints.conversion': 'slab_det.models.conversion',
     'slab_det.calibration': 'slab_det.statistics.calibration',
     'slab_det.datasets': 'slab_det.mm.datasets',
     'slab_det.hooks': 'slab_det.mm.hooks',
@@ -54,6 +55,6 @@ class _MovedModules(MetaPathFinder):
 def install() -> None:
     """Let the old names be imported; called once, when the package is imported."""
     if not any(isinstance(finder, _MovedModules) for finder in sys.meta_path):
-        # In front: a folder of the old name may have stayed behind with nothing but __pycache__ in it,
-        # which Python takes for a namespace package.
+        # In front: a folder of the old name may have stayed behind with nothing but __pycache__ in
+        # it, which Python takes for a namespace package.
         sys.meta_path.insert(0, _MovedModules())

@@ -4,7 +4,7 @@ import math
 from numbers import Integral, Real
 from typing import Any
 
-from .errors import InputError
+from .errors import InputError, InputTypeError
 
 
 def is_count(value: Any) -> bool:
@@ -21,20 +21,48 @@ def check_flag(name: str, value: Any) -> None:
     """Check that ``value`` is True or False; a word such as ``'False'`` would count as true.
 
     Raises:
-        InputError: it is neither.
+        InputTypeError: it is neither.
     """
     if not isinstance(value, bool):
-        raise InputError(f'{name}={value!r} must be True or False.')
+        raise InputTypeError(f'{name}={value!r:.60} must be True or False.')
 
 
 def check_count(name: str, value: Any, least: int = 0) -> None:
     """Check that ``value`` is a whole number of at least ``least``.
 
     Raises:
-        InputError: it is not.
+        InputError: it is not; an InputTypeError if it is not a whole number at all.
     """
     if not is_count(value) or value < least:
-        raise InputError(f'{name}={value!r} must be a whole number of at least {least}.')
+        kind = InputError if is_count(value) else InputTypeError
+        raise kind(f'{name}={value!r:.60} must be a whole number of at least {least}.')
+
+
+def check_tolerance(name: str, value: Any) -> None:
+    """Check that ``value`` is a number of at least 0.
+
+    Raises:
+        InputError: it is not; an InputTypeError if it is not a number at all.
+    """
+    if not is_number(value) or value < 0:
+        kind = InputError if isinstance(value, Real) else InputTypeError
+        raise kind(f'{name}={value!r:.60} must be a number of at least 0, such as 0.01.')
+
+
+def check_type(name: str, value: Any, fits: bool, wanted: str) -> None:
+    """Check that ``value`` is of the type that an argument takes.
+
+    Args:
+        name: the argument.
+        value: its value.
+        fits: whether it is.
+        wanted: what would be right, and the remedy.
+
+    Raises:
+        InputTypeError: it is not.
+    """
+    if not fits:
+        raise InputTypeError(f'{name}={value!r:.60} is not {wanted}.')
 
 
 def check_fraction(name: str, value: Any) -> None:

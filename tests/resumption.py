@@ -1,4 +1,5 @@
-"""What tests of resumption share: ways for a training to be killed, and what must be as without the cut."""
+"""What tests of resumption share: ways for a training to be killed, and what must be as without the
+cut."""
 
 import itertools
 import os
@@ -12,7 +13,8 @@ from mmengine.runner import ValLoop
 
 
 def die_in_checkpoint(number: int) -> None:
-    """Let SIGKILL end this process when half of its ``number``-th checkpoint (from 1) is written."""
+    """Let SIGKILL end this process when half of its ``number``-th checkpoint (from 1) is
+    written."""
     put, count = LocalBackend.put, itertools.count(1)
 
     def put_or_die(self, obj: bytes, filepath: str | Path) -> None:
@@ -25,7 +27,8 @@ def die_in_checkpoint(number: int) -> None:
 
 
 def die_in_validation(number: int) -> None:
-    """Let SIGKILL end this process after the first batch of its ``number``-th validation (from 1)."""
+    """Let SIGKILL end this process after the first batch of its ``number``-th validation (from
+    1)."""
     run_iter, count = ValLoop.run_iter, itertools.count(1)
 
     def run_iter_or_die(self, idx: int, data_batch: Any) -> None:
@@ -37,11 +40,12 @@ def die_in_validation(number: int) -> None:
 
 
 def assert_same_checkpoint(found: str | Path, expected: str | Path, tolerance: float = 0.0) -> None:
-    """Weights, optimizer, schedulers, random-number states and what other hooks save agree; records of the
-    run, which hold times, may differ.
+    """Weights, optimizer, schedulers, random-number states and what other hooks save agree; records
+    of the run, which hold times, may differ.
 
     Args:
-        tolerance: by how much numbers of a floating-point tensor may differ, as a share of its largest.
+        tolerance: by how much numbers of a floating-point tensor may differ, as a share of its
+        largest.
     """
     found, expected = (
         torch.load(path, map_location='cpu', weights_only=True) for path in (found, expected)

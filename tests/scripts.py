@@ -5,14 +5,15 @@ from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
-from slab_det.cli import doc_commands, run
+from slab_det.cli import run
+from tools.docs import commands
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
 def load_script(path: str | Path) -> ModuleType:
     """Import a script, anew at each call, by its path (from the project's folder)."""
-    return doc_commands.load_script(ROOT / path)
+    return commands.load_script(ROOT / path)
 
 
 def caller(script: ModuleType, monkeypatch, capsys) -> Callable[..., tuple[int, str, str]]:

@@ -1,8 +1,7 @@
-"""Checks the documentation: every command of a bash block parses and says how it is proved, every link
-leads somewhere.
+"""Checks the documentation: commands parse and say how they are proved, links lead somewhere.
 
-    python tools/check_docs.py          # parse: files exist, the tools take the arguments
-    python tools/check_docs.py --run    # and run the blocks that are marked so, on generated data
+python tools/check_docs.py          # parse: files exist, the tools take the arguments
+python tools/check_docs.py --run    # and run the blocks that are marked so, on generated data
 """
 
 import argparse
@@ -11,10 +10,18 @@ import sys
 from pathlib import Path
 
 from slab_det.cli import InputError, run
-from slab_det.cli.doc_commands import DocError, check_command, check_links, check_mark, commands_of
-from slab_det.cli.doc_runs import run_page
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from tools.docs.commands import (  # noqa: E402
+    DocError,
+    check_command,
+    check_links,
+    check_mark,
+    commands_of,
+)
+from tools.docs.runs import run_page  # noqa: E402
 
 
 def parse_args(arguments=None) -> argparse.Namespace:

@@ -1,48 +1,50 @@
-"""Parameters and multiply-adds: python tools/get_flops.py CONFIG [--shape H W] [--backbone-only] [--out FILE]"""
+"""Count parameters and multiply-adds: python tools/get_flops.py CONFIG [--shape H W]"""
 
 import argparse
 import warnings
 
-from slab_det.cli import InputError, add_config_arguments, check_model, load_config, run, write_text
+from slab_det.cli import (
+    InputError,
+    add_config_arguments,
+    add_shape,
+    check_model,
+    file_name,
+    load_config,
+    markdown_table,
+    print_table,
+    run,
+    user_input,
+    write_text,
+)
 
 CONVENTIONS = (
-    'For one image of {height} x {width} pixels (height x width, resized and padded). A multiplication with its '
-    'addition counts as 1, in matrix products and convolutions; norms, activations, softmax, interpolation and '
-    'sampling do not count. "of it attention" are the products of activations with activations.'
+    'For one image of {height} x {width} pixels (height x width, resized and padded). A '
+    'multiplication with its addition counts as 1, in matrix products and convolutions; norms, '
+    'activations, softmax, interpolation and sampling do not count. "in attention" are the '
+    'products of activations with activations.'
 )
 PROPOSALS = ' The second stage gets {number} proposals.'
-COLUMNS = ('part', 'parameters', 'multiply-adds', 'of it attention')
+COLUMNS = ('part', 'parameters', 'multiply-adds', 'in attention')
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description='Count parameters and multiply-adds of a detector, the products of attention included'
+        description='Count the parameters and multiply-adds of a detector, attention included'
     )
     add_config_arguments(parser)
-    parser.add_argument(
-        '--shape',
-        type=int,
-        nargs=2,
-        default=(800, 1216),
-        metavar=('H', 'W'),
-        help='height and width of the image in pixels (default: 800 1216)',
-    )
+    add_shape(parser, 'the image')
     parser.add_argument('--backbone-only', action='store_true', help='count the backbone alone')
     parser.add_argument(
-        '--out', metavar='FILE', help='also write the table here, as Markdown (.md)'
+        '--out',
+        type=file_name('.md'),
+        metavar='FILE.md',
+        help='also write the table to this file, as Markdown',
     )
-    args = parser.parse_args()
-    if min(args.shape) < 1:
-        parser.error(
-            f'--shape takes a height and a width of at least 1 pixel, got {args.shape[0]} {args.shape[1]}'
-        )
-    if args.out is not None and not args.out.endswith('.md'):
-        parser.error(f'--out takes a name that ends in .md, got {args.out!r}')
-    return args
+    return parser.parse_args()
 
 
 def count(args: argparse.Namespace) -> tuple:
-    """Returns (costs by part, number of proposals of a second stage or None)."""
+    """Return the costs by part, and the number of proposals of a second stage or None."""
     from mmdet.utils import register_all_modules
 
     from slab_det.mm.analysis import backbone_cost, detector_cost, proposals_of
@@ -50,24 +52,19 @@ def count(args: argparse.Namespace) -> tuple:
     cfg = load_config(args.config, args.cfg_options)
     register_all_modules(init_default_scope=True)
     model = check_model(cfg, args.config)
+    kind, shape = type(model).__name__, tuple(args.shape)
     if args.backbone_only and not hasattr(model, 'backbone'):
-        raise InputError(
-            f'--backbone-only: the {type(model).__name__} of {args.config} has no backbone'
-        )
-    try:
+        raise InputError(f'--backbone-only: the {kind} of {args.config} has no backbone')
+    with (
+        user_input(f'the model of {args.config} cannot run at --shape {shape[0]} {shape[1]}'),
+        user_input(
+            f'the {kind} of {args.config} can only be counted with --backbone-only',
+            NotImplementedError,
+        ),
+    ):
         if args.backbone_only:
-            return {'backbone': backbone_cost(model.backbone, tuple(args.shape))}, None
-        return detector_cost(model, tuple(args.shape)), proposals_of(model)
-    except NotImplementedError as error:
-        raise InputError(
-            f'the {type(model).__name__} of {args.config} has no plain forward pass: count its backbone '
-            'with --backbone-only'
-        ) from error
-    except Exception as error:  # whatever a module raises about its input
-        raise InputError(
-            f'the model of {args.config} cannot run at --shape {args.shape[0]} {args.shape[1]}: '
-            f'{type(error).__name__}: {" ".join(str(error).split())}'
-        ) from error
+            return {'backbone': backbone_cost(model.backbone, shape)}, None
+        return detector_cost(model, shape), proposals_of(model)
 
 
 def rows_of(costs: dict) -> list:
@@ -88,8 +85,6 @@ def rows_of(costs: dict) -> list:
 
 
 def main(args: argparse.Namespace) -> None:
-    from slab_det.cli.tables import markdown_table, text_table
-
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
         costs, proposals = count(args)
@@ -97,11 +92,12 @@ def main(args: argparse.Namespace) -> None:
     if proposals:
         notes += PROPOSALS.format(number=proposals)
     rows = rows_of(costs)
-    print(f'{args.config}\n\n{text_table(COLUMNS, rows)}\n\n{notes}')
+    print(f'{args.config}\n')
+    print_table(COLUMNS, rows)
+    print(f'\n{notes}')
     if args.out is not None:
-        write_text(
-            args.out, f'`{args.config}`\n\n{markdown_table(COLUMNS, rows)}\n\n{notes}\n', '--out'
-        )
+        table = markdown_table(COLUMNS, rows)
+        write_text(args.out, f'`{args.config}`\n\n{table}\n\n{notes}\n', '--out')
 
 
 if __name__ == '__main__':

@@ -10,11 +10,12 @@ import inspect
 import sys
 import time
 
+from slab_det.cli import add_traceback, number, run
 from slab_det.mm.datasets import (
     LAYOUTS,
+    MIN_SIDE,
     STUFF_CLASSES,
     THING_CLASSES,
-    DatasetError,
     make_shapes_dataset,
 )
 
@@ -31,21 +32,28 @@ def parse_args(arguments=None) -> argparse.Namespace:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument('out', help='folder to make')
-    parser.add_argument(
-        '--train', type=int, default=DEFAULTS['num_train'], metavar='N', help='training images'
-    )
-    parser.add_argument(
-        '--val', type=int, default=DEFAULTS['num_val'], metavar='N', help='validation images'
-    )
+    for split, what in (('train', 'training'), ('val', 'validation')):
+        parser.add_argument(
+            f'--{split}',
+            type=number(int, 1),
+            default=DEFAULTS[f'num_{split}'],
+            metavar='N',
+            help=f'number of {what} images',
+        )
     parser.add_argument(
         '--size',
-        type=int,
+        type=number(int, MIN_SIDE),
         nargs=2,
         default=DEFAULTS['size'],
         metavar=('MIN', 'MAX'),
         help='smallest and largest side in pixels',
     )
-    parser.add_argument('--seed', type=int, default=DEFAULTS['seed'], help='same seed, same bytes')
+    parser.add_argument(
+        '--seed',
+        type=number(int, 0),
+        default=DEFAULTS['seed'],
+        help='the same seed gives the same files, byte for byte',
+    )
     parser.add_argument(
         '--panoptic',
         action='store_true',
@@ -61,21 +69,19 @@ def parse_args(arguments=None) -> argparse.Namespace:
         '--layout',
         choices=tuple(LAYOUTS),
         default=DEFAULTS['layout'],
-        help="coco: folders named as COCO 2017's and its categories, so that "
-        'configs for COCO run on it',
+        help="'coco' names folders and categories as COCO 2017 does, so that configs for COCO run "
+        'on the data set',
     )
+    add_traceback(parser)
     return parser.parse_args(arguments)
 
 
-def main(arguments=None) -> int:
-    args = parse_args(arguments)
-
-    def show(done: int, total: int) -> None:
-        if sys.stdout.isatty():
-            print(f'\r{done}/{total} images', end='\n' if done == total else '', flush=True)
+def main(args: argparse.Namespace) -> None:
+    from rich.progress import Progress
 
     start = time.perf_counter()
-    try:
+    with Progress(disable=not sys.stdout.isatty()) as bar:
+        task = bar.add_task('images')
         made = make_shapes_dataset(
             args.out,
             args.train,
@@ -85,11 +91,8 @@ def main(arguments=None) -> int:
             args.panoptic,
             args.semantic,
             args.layout,
-            show,
+            lambda done, total: bar.update(task, completed=done, total=total),
         )
-    except (ValueError, DatasetError, ImportError) as error:
-        print(f'error: {error}', file=sys.stderr)
-        return 1
     if made:
         print(
             f'{args.out}: {args.train} training and {args.val} validation images made in '
@@ -97,8 +100,7 @@ def main(arguments=None) -> int:
         )
     else:
         print(f'{args.out}: already there, made with the same arguments.')
-    return 0
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    run(main, parse_args())

@@ -14,7 +14,15 @@ import tempfile
 import warnings
 from pathlib import Path
 
-from slab_det.cli import InputError, load_config, run, writable_folder, write_text
+from slab_det.cli import (
+    InputError,
+    add_traceback,
+    check_data,
+    load_config,
+    run,
+    writable_folder,
+    write_text,
+)
 
 
 def parse_args() -> argparse.Namespace:
@@ -52,7 +60,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--no-check', action='store_true', help='write it without the training step'
     )
-    parser.add_argument('--traceback', action='store_true', help='show the whole trace of an error')
+    add_traceback(parser)
     args = parser.parse_args()
     if not args.out.endswith('.py'):
         parser.error(f'--out takes a name that ends in .py, got {args.out!r}')
@@ -127,8 +135,13 @@ def main(args: argparse.Namespace) -> None:
 
     warnings.simplefilter('ignore')
     register_all_modules(init_default_scope=True)
-    backbone = backbone_config(args.backbone, args.norm, args.attn)
+    try:
+        backbone = backbone_config(args.backbone, args.norm, args.attn)
+    except InputError as error:  # begins with the name of the argument
+        raise InputError(f'--{error}') from error
     cfg = load_detector(args.config)
+    # What is not there yet is for the training to miss.
+    check_data(cfg, ('train', 'val', 'test'), absent_ok=True)
     weights = weights_of(args.checkpoint) if args.checkpoint else None
     plan = make_plan(cfg, backbone, args.config, weights)
     base = base_of(args.config, args.out)

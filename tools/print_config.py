@@ -1,34 +1,28 @@
-"""Prints a config with everything that it inherits: python tools/print_config.py CONFIG [--save-path FILE]"""
+"""Print a config with all that it inherits: python tools/print_config.py CONFIG"""
 
 import argparse
 
-from slab_det.cli import InputError, add_config_arguments, load_config, run
+from slab_det.cli import add_config_arguments, file_name, load_config, run, whole_file
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description='Print the whole config')
+    parser = argparse.ArgumentParser(description='Print a config with everything that it inherits')
     add_config_arguments(parser)
     parser.add_argument(
-        '--save-path', metavar='FILE', help='also write it here (.py, .json or .yml)'
+        '--save-path',
+        type=file_name('.py', '.json', '.yml', '.yaml'),
+        metavar='FILE',
+        help='also write it to this file (.py, .json or .yml)',
     )
-    args = parser.parse_args()
-    if args.save_path is not None and not args.save_path.endswith(
-        ('.py', '.json', '.yml', '.yaml')
-    ):
-        parser.error(
-            f'--save-path takes a name that ends in .py, .json, .yml or .yaml, got {args.save_path!r}'
-        )
-    return args
+    return parser.parse_args()
 
 
 def main(args: argparse.Namespace) -> None:
     cfg = load_config(args.config, args.cfg_options)
     print(cfg.pretty_text)
     if args.save_path is not None:
-        try:
-            cfg.dump(args.save_path)
-        except OSError as error:
-            raise InputError(f'--save-path {args.save_path} cannot be written: {error}') from error
+        with whole_file(args.save_path, '--save-path') as part:
+            cfg.dump(part)
 
 
 if __name__ == '__main__':

@@ -1,4 +1,7 @@
-"""Renders the metafiles to docs/model_zoo.md: python tools/render_model_zoo.py [--out FILE] [--check]"""
+"""Renders the metafiles to docs/model_zoo.md.
+
+python tools/render_model_zoo.py [--out FILE] [--check]
+"""
 
 import argparse
 import os
@@ -25,9 +28,10 @@ HEAD = f"""# Model zoo
 
 <!-- Written by tools/render_model_zoo.py from the metafiles in configs/; change those. -->
 
-Parameters and multiply-adds (a multiplication with its addition counts as 1) are those of the backbone with its output
-norms, for one image of {SHAPE[0]}x{SHAPE[1]} pixels (height x width), counted by `tools/get_flops.py`. Norms, activations
-and softmax do not count. ImageNet-1k accuracies at 224x224, in percent, and checkpoints are the authors', from
+Parameters and multiply-adds are those of the backbone with its output norms, for one image of
+{SHAPE[0]}x{SHAPE[1]} pixels (height x width), counted by `tools/get_flops.py`. A multiplication
+with its addition counts as 1; norms, activations, and softmax do not count. ImageNet-1k accuracies,
+in percent at 224x224, and checkpoints are the authors', from
 [their repository](https://github.com/xinghaochen/SLAB); {NONE} means that none was published.
 
 ## Backbones
@@ -36,8 +40,9 @@ and softmax do not count. ImageNet-1k accuracies at 224x224, in percent, and che
 USE = """
 ## How to use them
 
-Configs start from random weights, and `g`, the share of the LayerNorm branch, starts at 1 and falls to 0 over the first
-four fifths of training. To start from a published checkpoint, download it and give
+Configs start from random weights. The ratio `g`, the share of the LayerNorm branch in every norm,
+starts at 1 and falls to 0 over the first four fifths of training. To start from a published
+checkpoint, download it and run
 
 ```shell
 python tools/train.py configs/slab_swin/mask-rcnn_slab-swin-t_fpn_1x_coco.py --cfg-options \\
@@ -45,12 +50,16 @@ python tools/train.py configs/slab_swin/mask-rcnn_slab-swin-t_fpn_1x_coco.py --c
     model.backbone.norm_eval=True
 ```
 
-It brings `g = 0`. `norm_eval=True` keeps its BatchNorm statistics as they are, as the authors do. A plain LayerNorm
-checkpoint is given in the same way but without `norm_eval`: its statistics have yet to be learned.
+A published checkpoint sets `g = 0`, and `norm_eval=True` keeps its BatchNorm statistics fixed, as
+the authors do. A LayerNorm checkpoint is passed the same way, but without `norm_eval`: its
+statistics have yet to be learned.
 
-Names of configs are mmdet's: `1x` and `3x` are 12 and 36 epochs, `ms-crop` is the resizing to 480 to 800 by 1333 pixels with
-random crops that the authors train with (they call it `mstrain_480-800`, also in their 1x configs), `amp` is mixed precision,
-which needs a GPU. Without `ms-crop` images are resized to 800 by 1333. `--amp` turns mixed precision on for any config.
+Config names follow mmdet:
+
+- `1x` and `3x` are 12 and 36 epochs.
+- `ms-crop` is the authors' resizing to 480 to 800 by 1333 pixels with random crops (they call it
+  `mstrain_480-800`, also in their 1x configs). Without it, images are resized to 800 by 1333.
+- `amp` is mixed precision, which needs a GPU. `--amp` turns it on for any config.
 
 ## COCO
 
@@ -75,14 +84,14 @@ def parse_args() -> argparse.Namespace:
         help='page to write (default: docs/model_zoo.md)',
     )
     parser.add_argument(
-        '--check', action='store_true', help='write nothing, fail where the page is out of date'
+        '--check', action='store_true', help='write nothing; fail if the page is out of date'
     )
     parser.add_argument('--traceback', action='store_true', help='show the whole trace of an error')
     return parser.parse_args()
 
 
 def read_metafiles(index: Path) -> tuple:
-    """Returns (collections, models) of every metafile that ``index`` imports."""
+    """Return (collections, models) of every metafile that ``index`` imports."""
     import yaml
 
     collections, models = [], []
@@ -102,7 +111,8 @@ def read_metafiles(index: Path) -> tuple:
         ) from error
     except (yaml.YAMLError, KeyError, TypeError) as error:
         raise InputError(
-            f'--index {index}: {files[-1]} is no index or metafile: {" ".join(str(error).split())}'
+            f'--index {index}: {files[-1]} is not an index or metafile: '
+            f'{" ".join(str(error).split())}'
         ) from error
     return collections, models
 
@@ -162,7 +172,7 @@ def result_rows(models: list, page: Path, index: Path) -> list:
 
 
 def render(index: Path, page: Path) -> str:
-    """Returns the page, with links from where it lies."""
+    """Return the page, with links from where it lies."""
     collections, models = read_metafiles(index)
     backbones = backbone_rows(collections, models, page, index)
     text = HEAD + markdown_table(BACKBONE_COLUMNS, backbones, 'llrrrll') + '\n' + USE

@@ -1,24 +1,25 @@
-"""Writes the re-parameterized detector: python tools/reparameterize.py CONFIG CHECKPOINT --out DIR
+"""Write the re-parameterized detector: python tools/reparameterize.py CONFIG CHECKPOINT --out DIR
 
-DIR receives NAME_deploy.pth and NAME_deploy.py, which tools/test.py and mmdet's init_detector take.
+DIR receives NAME_deploy.pth and NAME_deploy.py, which tools/test.py and mmdet's init_detector load.
 """
 
 import argparse
 from pathlib import Path
 
 from slab_det.cli import (
-    InputError,
     add_config_arguments,
-    check_checkpoint,
-    check_fit,
+    add_part,
+    add_shape,
     check_model,
-    load_config,
-    read_checkpoint,
+    load_detector,
+    print_table,
     run,
+    user_input,
     writable_folder,
     write_checkpoint,
     write_text,
 )
+from slab_det.errors import SlabDetError
 
 #: Images, height x width, that the networks are compared on: whole windows, and odd.
 SIZES = ((224, 224), (250, 333))
@@ -38,19 +39,13 @@ def parse_args() -> argparse.Namespace:
         action='store_true',
         help='set a ratio that is not 0 to 0 first; this changes the outputs',
     )
-    parser.add_argument(
-        '--shape',
-        type=int,
-        nargs=2,
-        default=(800, 1216),
-        metavar=('H', 'W'),
-        help='image size for the multiply-adds (default: 800 1216)',
-    )
+    add_shape(parser, 'the image for which multiply-adds are counted')
+    add_part(parser)
     return parser.parse_args()
 
 
 def largest_difference(trained, deployed) -> tuple:
-    """Returns the largest difference between the feature maps, absolute and relative to the largest value."""
+    """Return the largest difference between feature maps, absolute and relative to the maximum."""
     import torch
 
     absolute = relative = 0.0
@@ -67,44 +62,41 @@ def largest_difference(trained, deployed) -> tuple:
 def print_costs(trained, deployed, shape) -> None:
     from slab_det.mm.analysis import backbone_cost
 
-    print(f'backbone at {shape[0]} x {shape[1]}    parameters    multiply-adds')
-    for name, model in (('trained', trained), ('deployed', deployed)):
-        cost = backbone_cost(model.backbone, tuple(shape))
-        print(f'  {name:<22} {cost.parameters / 1e6:>8.2f} M {cost.multiply_adds / 1e9:>12.2f} G')
+    costs = {
+        name: backbone_cost(model.backbone, tuple(shape))
+        for name, model in (('trained', trained), ('deployed', deployed))
+    }
+    print_table(
+        (f'backbone at {shape[0]} x {shape[1]}', 'parameters', 'multiply-adds'),
+        [
+            (name, f'{cost.parameters / 1e6:.2f} M', f'{cost.multiply_adds / 1e9:.2f} G')
+            for name, cost in costs.items()
+        ],
+    )
 
 
 def main(args: argparse.Namespace) -> None:
-    cfg = load_config(args.config, args.cfg_options)
-    check_checkpoint(args.checkpoint, 'checkpoint')
     folder = writable_folder(args.out, '--out')
-
-    from mmdet.utils import register_all_modules
-    from mmengine.config import Config
+    cfg, model, content = load_detector(args)
 
     from slab_det.deploy import UnfinishedRatioError, reparameterize
     from slab_det.mm.deploy_config import deploy_config
 
-    register_all_modules(init_default_scope=True)
-    model = check_model(cfg, args.config)
-    check_fit(args.checkpoint, model, 'checkpoint')
-    content = read_checkpoint(args.checkpoint, 'checkpoint')
-    model.load_state_dict(content.get('state_dict', content), strict=False)
-    model.eval()
-    try:
-        deployed = reparameterize(model, drop_layer_norm=args.drop_layer_norm)
-    except UnfinishedRatioError as error:
-        told = UnfinishedRatioError(error.ratio, 'pass --drop-layer-norm to do without it')
-        raise InputError(f'{args.config} with {args.checkpoint}: {told}') from error
-    except ValueError as error:
-        raise InputError(f'{args.config} with {args.checkpoint}: {error}') from error
-    new_cfg: Config = deploy_config(cfg)
+    with user_input(f'{args.config} with {args.checkpoint}', SlabDetError):
+        try:
+            deployed = reparameterize(model, drop_layer_norm=args.drop_layer_norm)
+        except UnfinishedRatioError as error:
+            remedy = 'pass --drop-layer-norm to do without it'
+            raise UnfinishedRatioError(error.ratio, remedy, error.norm) from error
+    new_cfg = deploy_config(cfg)
     twin = check_model(new_cfg, 'the deploy config')
     twin.load_state_dict(deployed.state_dict())
     twin.eval()
 
     absolute, relative = largest_difference(model, twin)
     print(
-        f'largest difference of the feature maps: {absolute:.3g}, {relative:.3g} of the largest value'
+        f'largest difference of the feature maps: {absolute:.3g}, {relative:.3g} of the largest '
+        'value'
     )
     if args.drop_layer_norm:
         print('  (--drop-layer-norm: it includes what the LayerNorm branch contributed)')
@@ -113,8 +105,7 @@ def main(args: argparse.Namespace) -> None:
     name = Path(args.config).stem
     checkpoint, config = folder / f'{name}_deploy.pth', folder / f'{name}_deploy.py'
     meta = {key: value for key, value in (content.get('meta') or {}).items() if key != 'cfg'}
-    weights = dict(state_dict=twin.state_dict(), meta=meta)
-    write_checkpoint(checkpoint, weights, '--out')
+    write_checkpoint(checkpoint, dict(state_dict=twin.state_dict(), meta=meta), '--out')
     write_text(config, new_cfg.pretty_text, '--out')
     print(f'wrote {checkpoint}\nwrote {config}')
 

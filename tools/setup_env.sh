@@ -235,7 +235,8 @@ install_stack() {
 install_test_tools() {
     # openmim's dependencies may take setuptools below what building needs, hence build.txt again.
     step test_tools "Installing pytest and mim" \
-        pip_install -r "$ROOT/requirements/tests.txt" -r "$PINS/mim.txt"
+        pip_install -r "$ROOT/requirements/tests.txt" -r "$PINS/mim.txt" \
+        -r "$ROOT/requirements/examples.txt"
     step setuptools "Restoring setuptools" pip_install -r "$ROOT/requirements/build.txt"
 }
 

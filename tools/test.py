@@ -1,4 +1,4 @@
-"""Evaluates a detector: python tools/test.py CONFIG CHECKPOINT [--out FILE.pkl] [--show-dir DIR] ..."""
+"""Evaluate a detector: python tools/test.py CONFIG CHECKPOINT [--out FILE.pkl] [--show-dir DIR]"""
 
 import argparse
 from copy import deepcopy
@@ -10,10 +10,14 @@ from slab_det.cli import (
     check_data,
     check_fit,
     check_model,
+    check_trained,
     choose_work_dir,
+    file_name,
     load_config,
-    prepare_launcher,
+    number,
+    read_checkpoint,
     run,
+    runner_of,
 )
 
 
@@ -22,7 +26,10 @@ def parse_args() -> argparse.Namespace:
     add_runner_arguments(parser)
     parser.add_argument('checkpoint', help='checkpoint file')
     parser.add_argument(
-        '--out', metavar='FILE.pkl', help='write the predictions to this pickle file'
+        '--out',
+        type=file_name('.pkl', '.pickle'),
+        metavar='FILE.pkl',
+        help='write the predictions to this pickle file',
     )
     parser.add_argument('--show', action='store_true', help='show the predictions in a window')
     parser.add_argument(
@@ -30,34 +37,41 @@ def parse_args() -> argparse.Namespace:
         help='draw the predictions into this folder, inside the time-stamped one of the work dir',
     )
     parser.add_argument(
-        '--wait-time', type=float, default=2, help='seconds each shown picture stays'
+        '--wait-time',
+        type=number(float, 0),
+        default=2,
+        help='seconds for which each picture is shown (default: %(default)s)',
     )
     parser.add_argument(
-        '--tta', action='store_true', help='average over flipped (or tta_pipeline) inputs'
+        '--tta',
+        action='store_true',
+        help='average over the inputs of tta_pipeline, or over flips if the config has none',
     )
-    args = parser.parse_args()
-    if args.out is not None and not args.out.endswith(('.pkl', '.pickle')):
-        parser.error(f'--out takes a name that ends in .pkl or .pickle, got {args.out!r}')
-    return args
+    return parser.parse_args()
 
 
 def draw_predictions(cfg, args: argparse.Namespace) -> None:
-    """Turns on mmdet's DetVisualizationHook."""
+    """Turn on mmdet's DetVisualizationHook."""
+    from slab_det.mm.config_walk import kind_of
+    from slab_det.mm.visualization.hook import PathVisualizationHook
+
     hook = (cfg.get('default_hooks') or {}).get('visualization')
     if hook is None:
         raise InputError(
             '--show and --show-dir need default_hooks.visualization='
             f"dict(type='DetVisualizationHook') in {args.config}"
         )
-    hook.draw = True
-    hook.show = args.show
-    hook.wait_time = args.wait_time
+    hook.update(draw=True, show=args.show, wait_time=args.wait_time)
     if args.show_dir:
         hook.test_out_dir = args.show_dir
+    if kind_of(hook) == 'DetVisualizationHook':
+        hook.type = PathVisualizationHook
 
 
 def test_with_augmentation(cfg, model) -> None:
-    """Wraps model and pipeline for test-time augmentation; horizontal flips unless the config says else."""
+    """Wrap model and pipeline for test-time augmentation, by default with horizontal flips."""
+    from slab_det.cli.data_checks import datasets_of
+
     if getattr(model, 'with_mask', False):
         raise InputError(
             f'--tta: mmdet averages boxes only, and the {type(model).__name__} of this config also '
@@ -68,11 +82,11 @@ def test_with_augmentation(cfg, model) -> None:
             type='DetTTAModel',
             tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100),
         )
-    dataset = cfg.test_dataloader.dataset
-    while 'dataset' in dataset:
-        dataset = dataset.dataset
+    path = 'test_dataloader.dataset'
+    datasets = [one for _, one in datasets_of(cfg.test_dataloader.dataset, path)]
     if cfg.get('tta_pipeline') is None:
-        pack = deepcopy(dataset.pipeline[-1])
+        pipeline = datasets[0].pipeline
+        pack = deepcopy(pipeline[-1])
         pack.meta_keys = (
             'img_id',
             'img_path',
@@ -84,11 +98,12 @@ def test_with_augmentation(cfg, model) -> None:
         )
         flips = [dict(type='RandomFlip', prob=prob) for prob in (1.0, 0.0)]
         cfg.tta_pipeline = [
-            *dataset.pipeline[:-1],
+            *pipeline[:-1],
             dict(type='TestTimeAug', transforms=[flips, [pack]]),
         ]
     cfg.model = dict(**cfg.tta_model, module=cfg.model)
-    dataset.pipeline = cfg.tta_pipeline
+    for dataset in datasets:
+        dataset.pipeline = cfg.tta_pipeline
 
 
 def main(args: argparse.Namespace) -> None:
@@ -98,24 +113,21 @@ def main(args: argparse.Namespace) -> None:
     if args.show or args.show_dir:
         draw_predictions(cfg, args)
     choose_work_dir(cfg, args.config, args.work_dir)
-    check_data(cfg, ('test',))
+    check_data(cfg, ('test',), decode=args.check_images)
     model = check_model(cfg, args.config)
     check_fit(args.checkpoint, model, 'checkpoint')
+    if '://' not in args.checkpoint:
+        content = read_checkpoint(args.checkpoint, 'checkpoint')
+        check_trained(cfg, content, f'checkpoint {args.checkpoint}')
     if args.tta:
         test_with_augmentation(cfg, model)
     del model
-    prepare_launcher(cfg, args.launcher, args.local_rank)
+    with runner_of(cfg, args) as runner:
+        if args.out is not None:
+            from mmdet.evaluation import DumpDetResults
 
-    from mmdet.evaluation import DumpDetResults
-    from mmdet.registry import RUNNERS
-    from mmdet.utils import setup_cache_size_limit_of_dynamo
-    from mmengine.runner import Runner
-
-    setup_cache_size_limit_of_dynamo()
-    runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
-    if args.out is not None:
-        runner.test_evaluator.metrics.append(DumpDetResults(out_file_path=args.out))
-    runner.test()
+            runner.test_evaluator.metrics.append(DumpDetResults(out_file_path=args.out))
+        runner.test()
 
 
 if __name__ == '__main__':

@@ -1,4 +1,4 @@
-"""Trains a detector: python tools/train.py CONFIG [--work-dir DIR] [--amp] [--resume [CHECKPOINT]] ..."""
+"""Train a detector: python tools/train.py CONFIG [--work-dir DIR] [--resume [CHECKPOINT]]"""
 
 import argparse
 
@@ -13,8 +13,8 @@ from slab_det.cli import (
     check_resume,
     choose_work_dir,
     load_config,
-    prepare_launcher,
     run,
+    runner_of,
     warn_of_missing_hook,
 )
 
@@ -35,8 +35,8 @@ def parse_args() -> argparse.Namespace:
         nargs='?',
         const='auto',
         metavar='CHECKPOINT',
-        help='go on from this checkpoint; without a value, from the last one in the work dir, and from '
-        'the start where there is none',
+        help='resume from this checkpoint; without a value, from the last one in the work dir, or '
+        'from the start if there is none',
     )
     return parser.parse_args()
 
@@ -61,7 +61,7 @@ def main(args: argparse.Namespace) -> None:
         cfg.load_from = None if args.resume == 'auto' else args.resume
 
     choose_work_dir(cfg, args.config, args.work_dir)
-    check_data(cfg, ('train', 'val'))
+    check_data(cfg, ('train', 'val'), announce=True, decode=args.check_images)
     check_hooks(cfg, args.config)
     model = check_model(cfg, args.config)
     if cfg.get('resume'):
@@ -69,16 +69,12 @@ def main(args: argparse.Namespace) -> None:
     elif cfg.get('load_from'):
         check_fit(cfg.load_from, model, 'load_from', whole=False)
     warn_of_missing_hook(cfg, model)
+    from slab_det.mm.optim import check_optim_wrapper
+
+    check_optim_wrapper(cfg, model, args.config)
     del model
-    prepare_launcher(cfg, args.launcher, args.local_rank)
-
-    from mmdet.registry import RUNNERS
-    from mmdet.utils import setup_cache_size_limit_of_dynamo
-    from mmengine.runner import Runner
-
-    setup_cache_size_limit_of_dynamo()
-    runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
-    runner.train()
+    with runner_of(cfg, args) as runner:
+        runner.train()
 
 
 if __name__ == '__main__':

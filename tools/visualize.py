@@ -4,7 +4,6 @@ python tools/visualize.py CONFIG CHECKPOINT --out work_dirs/pictures --num 20 --
 """
 
 import argparse
-import os
 from pathlib import Path
 
 import cv2
@@ -13,15 +12,18 @@ import numpy as np
 from slab_det.cli import (
     InputError,
     add_config_arguments,
-    check_checkpoint,
-    check_data,
-    check_fit,
-    check_model,
     choose_work_dir,
-    load_config,
+    load_detector,
+    naming_damaged_images,
+    number,
+    progress,
     run,
+    user_input,
+    whole_file,
+    writable_folder,
+    write_text,
 )
-from slab_det.mm.visualization import Instance, compare
+from slab_det.mm.visualization import Instance, compare, drawn_names
 
 
 def parse_args(arguments=None) -> argparse.Namespace:
@@ -37,18 +39,18 @@ def parse_args(arguments=None) -> argparse.Namespace:
         '--split',
         choices=('val', 'test'),
         default='val',
-        help='whose dataloader names the images (default: %(default)s)',
+        help='draw the images of this dataloader (default: %(default)s)',
     )
     parser.add_argument(
         '--num',
-        type=int,
+        type=number(int, 0),
         default=20,
         metavar='N',
-        help='images, evenly spread over the set; 0 draws all (default: %(default)s)',
+        help='number of images, spread evenly over the data set; 0 for all (default: %(default)s)',
     )
     parser.add_argument(
         '--score-thr',
-        type=float,
+        type=number(float, 0, 1),
         default=0.5,
         metavar='S',
         help='leave out predictions below this score (default: %(default)s)',
@@ -57,39 +59,30 @@ def parse_args(arguments=None) -> argparse.Namespace:
 
 
 def spread(total: int, wanted: int) -> list:
-    """Indices of ``wanted`` of ``total`` images, evenly spread; all of them for 0 or too many."""
+    """Return indices of ``wanted`` of ``total`` images, evenly spread; all for 0 or too many."""
     if not 0 < wanted < total:
         return list(range(total))
     return [index * total // wanted for index in range(wanted)]
 
 
 def true_instances(info: dict, height: int, width: int) -> list:
-    """The ground truth as annotated, before any pipeline scales or filters it."""
-    from pycocotools import mask as mask_utils
+    """Return the ground truth as annotated, before any pipeline scales or filters it."""
+    from mmdet.datasets.transforms import LoadAnnotations
 
-    instances = []
-    for one in info.get('instances', []):
-        mask, annotation = None, one.get('mask')
-        if isinstance(annotation, list):
-            polygons = [part for part in annotation if len(part) >= 6]
-            if polygons:
-                mask = mask_utils.decode(
-                    mask_utils.merge(mask_utils.frPyObjects(polygons, height, width))
-                ).astype(bool)
-        elif annotation is not None:
-            if isinstance(annotation['counts'], list):
-                annotation = mask_utils.frPyObjects(annotation, height, width)
-            mask = mask_utils.decode(annotation).astype(bool)
-        instances.append(
-            Instance(
-                one['bbox_label'], one['bbox'], mask=mask, ignored=bool(one.get('ignore_flag', 0))
-            )
+    info = {'instances': [], **info, 'ori_shape': (height, width)}
+    masked = all('mask' in one for one in info['instances'])
+    truth = LoadAnnotations(with_mask=masked, box_type=None)(info)
+    masks = truth['gt_masks'].masks.astype(bool) if masked else [None] * len(truth['gt_bboxes'])
+    return [
+        Instance(int(label), box.tolist(), mask=mask, ignored=bool(ignored))
+        for label, box, mask, ignored in zip(
+            truth['gt_bboxes_labels'], truth['gt_bboxes'], masks, truth['gt_ignore_flags']
         )
-    return instances
+    ]
 
 
 def predicted_instances(sample, score_thr: float) -> list:
-    """The predictions of a DetDataSample from ``score_thr`` up."""
+    """Return the predictions of a DetDataSample whose score is at least ``score_thr``."""
     predictions = sample.pred_instances.cpu()
     predictions = predictions[predictions.scores >= score_thr]
     masks = predictions.get('masks')
@@ -104,72 +97,57 @@ def predicted_instances(sample, score_thr: float) -> list:
     ]
 
 
-def write_picture(path: Path, picture: np.ndarray) -> None:
-    ok, content = cv2.imencode('.png', picture)
-    if not ok:
-        raise InputError(f'--out {path.parent}: OpenCV could not encode {path.name}')
-    temporary = path.with_name(f'.{path.name}.{os.getpid()}')
-    try:
-        temporary.write_bytes(content.tobytes())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+def write_legend(legend: dict, out: Path) -> None:
+    """Write which class names are drawn as numbers, if any are."""
+    if legend:
+        text = ''.join(f'{number} {name}\n' for number, name in legend.items())
+        write_text(out / 'legend.txt', text, '--out')
+        print(f'{len(legend)} class names are drawn as numbers, see {out / "legend.txt"}')
 
 
 def main(args: argparse.Namespace) -> None:
-    if args.num < 0:
-        raise InputError(f'--num is {args.num}: give the number of images, or 0 for all')
-    if not 0 <= args.score_thr <= 1:
-        raise InputError(f'--score-thr is {args.score_thr}: give a score from 0 to 1')
-    cfg = load_config(args.config, args.cfg_options)
+    cfg, model, _ = load_detector(args, args.split)
     loader = cfg.get(f'{args.split}_dataloader')
     if loader is None:
         raise InputError(f'--split {args.split}: {args.config} has no {args.split}_dataloader')
-    check_checkpoint(args.checkpoint, 'checkpoint')
     choose_work_dir(cfg, args.config)
-    check_data(cfg, (args.split,))
-    model = check_model(cfg, args.config)
-    check_fit(args.checkpoint, model, 'checkpoint')
-    out = Path(args.out or os.path.join(cfg.work_dir, 'pictures'))
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(
-            f'--out {out} cannot be made ({error.strerror}): give another folder'
-        ) from error
+    out = writable_folder(args.out or Path(cfg.work_dir, 'pictures'), '--out')
 
     import mmcv
     from mmdet.registry import DATASETS
     from mmengine.dataset import pseudo_collate
     from mmengine.device import get_device
     from mmengine.fileio import get
-    from mmengine.registry import init_default_scope
-    from mmengine.runner import load_checkpoint
-    from mmengine.utils import track_iter_progress
     from torch import no_grad
 
-    init_default_scope(cfg.get('default_scope', 'mmdet'))
-    load_checkpoint(model, args.checkpoint, map_location='cpu', logger='silent')
     model.to(get_device())
-    model.eval()
-    dataset = DATASETS.build(loader.dataset)
-    classes = dataset.metainfo['classes']
+    with user_input(f'the data set of {args.config} cannot be built'):
+        dataset = DATASETS.build(loader.dataset)
+    classes, legend = drawn_names(dataset.metainfo['classes'])
+    write_legend(legend, out)
     digits = len(str(len(dataset)))
-    for index in track_iter_progress(spread(len(dataset), args.num)):
+    chosen = spread(len(dataset), args.num)
+    for index in progress(chosen, 'pictures'):
         info = dataset.get_data_info(index)
-        image = mmcv.imfrombytes(get(info['img_path']), channel_order='bgr')
-        with no_grad():
+        with no_grad(), naming_damaged_images():
             sample = model.test_step(pseudo_collate([dataset[index]]))[0]
+        if 'pred_instances' not in sample:
+            raise InputError(
+                f'{args.config} predicts panoptic maps: draw them with tools/image_demo.py'
+            )
+        name = Path(info['img_path'])
+        image = mmcv.imfrombytes(get(info['img_path']), channel_order='bgr')
         picture = compare(
             image,
             true_instances(info, *image.shape[:2]),
             predicted_instances(sample, args.score_thr),
             classes,
-            title=os.path.basename(info['img_path']),
+            title=name.name,
             score_thr=args.score_thr,
         )
-        write_picture(out / f'{index + 1:0{digits}d}_{Path(info["img_path"]).stem}.png', picture)
-    print(f'\n{len(spread(len(dataset), args.num))} pictures in {out}')
+        with whole_file(out / f'{index + 1:0{digits}d}_{name.stem}.png', '--out') as part:
+            part.write_bytes(cv2.imencode('.png', picture)[1])
+    print(f'{len(chosen)} pictures in {out}')
 
 
 if __name__ == '__main__':

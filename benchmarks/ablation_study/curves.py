@@ -77,5 +77,5 @@ def draw_curves(path: Path, title: str, results: dict[tuple[str, str], list[dict
         axis.set_xlabel('iteration')
     figure.suptitle(title)
     with whole_file(path, '--out') as part:
-        figure.savefig(part, dpi=110, format='png')
+        figure.savefig(part, dpi=110)
     plt.close(figure)

@@ -12,8 +12,9 @@ NORMS = ('LN', 'BN', 'RepBN', 'PRepBN')
 ATTENTIONS = ('softmax', 'SLA')
 SEEDS = (0, 1, 2)
 
-#: Windows by data set and attention. Linear attention has wide ones in the first two stages, where softmax
-#: has small ones, as published (56, 28, 7, 7 and 7); they divide the maps, but for the last ones.
+#: Windows by data set and attention. Linear attention has wide ones in the first two stages, where
+#: softmax has small ones, as published (56, 28, 7, 7 and 7); they divide the maps, but for the last
+#: ones.
 WINDOWS = {
     'bccd': {'softmax': (4, 4, 4, 8), 'SLA': (16, 8, 4, 8)},
     'shapes': {'softmax': (5, 5, 5, 5), 'SLA': (40, 20, 5, 5)},
@@ -139,7 +140,8 @@ def padding_cells() -> list[Cell]:
 
 
 def from_ln_cells() -> list[Cell]:
-    """From the LayerNorm detector to none: with a fitted branch, a new one, and one that stays as it is."""
+    """From the LayerNorm detector to none: with a fitted branch, a new one, and one that stays as
+    it is."""
     start = 'grid-bccd-LN-SLA'
     return [
         Cell('bccd', 'PRepBN', 'SLA', 'from_ln', start=start, fit_layer_norm=True),
@@ -205,7 +207,8 @@ def make_config(cell: Cell, seed: int, work_dir: Path, start: Path | None = None
             'train_dataloader.batch_size': cell.batch,
             # Evaluations are logged by iteration too; an iteration-based loop stays in epoch 0.
             'default_hooks.logger': dict(interval=max(total // 40, 1), log_metric_by_epoch=False),
-            # Two: mmengine removes the oldest before it writes the newest, and a kill may come between.
+            # Two: mmengine removes the oldest before it writes the newest, and a kill may come
+            # between.
             'default_hooks.checkpoint': dict(
                 by_epoch=False, interval=max(total // 8, 1), max_keep_ckpts=2
             ),
@@ -257,8 +260,8 @@ def make_config(cell: Cell, seed: int, work_dir: Path, start: Path | None = None
 
 
 def _mix_shapes(cfg) -> None:
-    """Give training images one of the shapes by chance, and those of the validation set all of them in
-    turn, one image at a time."""
+    """Give training images one of the shapes by chance, and those of the validation set all of them
+    in turn, one image at a time."""
     cfg.model.data_preprocessor.pad_size_divisor = 32
     pipeline = cfg.train_dataloader.dataset.pipeline
     resize = next(step for step in pipeline if step.type == 'Resize')

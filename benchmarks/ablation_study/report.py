@@ -96,7 +96,8 @@ def score_table(
     label: Callable[[Cell], str],
     against: Sequence[Baseline] = (),
 ) -> str:
-    """A row per cell: mean and spread of every metric, and the differences in box AP to other cells."""
+    """A row per cell: mean and spread of every metric, and the differences in box AP to other
+    cells."""
     metrics = metrics_of(results, cells)
     header = [
         first,
@@ -130,16 +131,16 @@ def score_table(
 
 
 def against_cell(results: Results, cell: Cell, other: Cell | None) -> Difference | None:
-    """By how much the box AP of ``cell`` exceeds that of ``other`` in runs of the same seeds; None without
-    ``other`` and for the cell itself."""
+    """By how much the box AP of ``cell`` exceeds that of ``other`` in runs of the same seeds; None
+    without ``other`` and for the cell itself."""
     if other is None or other == cell:
         return None
     return paired_difference(values(results, cell, 'bbox_AP'), values(results, other, 'bbox_AP'))
 
 
 def difference_table(results: Results, cells: Sequence[Cell]) -> str:
-    """A row per norm and attention: difference to LayerNorm and BatchNorm of the same seed; then a row per
-    norm with the pairs of both attentions together."""
+    """A row per norm and attention: difference to LayerNorm and BatchNorm of the same seed; then a
+    row per norm with the pairs of both attentions together."""
     norms = list(dict.fromkeys(cell.norm for cell in cells))
     against = [norm for norm in AGAINST if norm in norms]
 
@@ -188,8 +189,8 @@ def _grid_section(results: Results, data: str, pictures: Path, out: Path) -> lis
     lines = [
         f'## {TITLES[data]}',
         '',
-        f'{budget.iterations} iterations of 4 images, peak learning rate {budget.lr:g}. Mean ± standard '
-        'deviation over seeds, in percent; CPU time with all evaluations.',
+        f'{budget.iterations} iterations of 4 images, peak learning rate {budget.lr:g}. Mean ± '
+        'standard deviation over seeds, in percent; CPU time with all evaluations.',
         '',
         score_table(results, cells, 'norm', lambda cell: cell.norm),
         '',
@@ -197,13 +198,13 @@ def _grid_section(results: Results, data: str, pictures: Path, out: Path) -> lis
     gaps = count_missing(results, cells)
     if gaps:
         lines += [
-            f'**{gaps} of {len(cells) * len(SEEDS)} runs are not trained yet**; the command above goes on with '
-            'them.',
+            f'**{gaps} of {len(cells) * len(SEEDS)} runs are not trained yet**; the command above '
+            'goes on with them.',
             '',
         ]
     lines += [
-        "Differences in box AP between runs of the same seed, with 95 % confidence intervals (Student's t "
-        'over the seeds); bold where the interval leaves out 0:',
+        'Differences in box AP between runs of the same seed, with 95 % confidence intervals '
+        "(Student's t over the seeds); bold if the interval excludes 0:",
         '',
         difference_table(results, cells),
         '',
@@ -274,7 +275,8 @@ def _baselines(study: str, cells: Sequence[Cell]) -> list[Baseline]:
 
 
 def calibration_table(results: Results, cells: Sequence[Cell]) -> str:
-    """A row per cell: box AP before and after, of the same seeds, and by how much statistics moved."""
+    """A row per cell: box AP before and after, of the same seeds, and by how much statistics
+    moved."""
     by_name = {cell.name: cell for cell in grid()}
     rows = []
     for cell in cells:
@@ -314,8 +316,8 @@ def calibration_table(results: Results, cells: Sequence[Cell]) -> str:
 
 
 def padding_table(results: Results, cells: Sequence[Cell]) -> str:
-    """A row per cell: box AP as trained and with the statistics of the validation images, and how far off
-    the trained ones are."""
+    """A row per cell: box AP as trained and with the statistics of the validation images, and how
+    far off the trained ones are."""
 
     def true(cell: Cell) -> dict[int, float]:
         return {
@@ -397,9 +399,10 @@ def _study_section(results: Results, study: str) -> list[str]:
             '',
             padding_table(results, cells),
             '',
-            'Errors are those of the running statistics against the true ones of the validation images, one by one '
-            'without padding: means in standard deviations, variances in true variances, the largest over norms '
-            'of the backbone and their channels, averaged over seeds.',
+            'Errors are those of the running statistics against the true ones of the validation '
+            'images, one by one without padding: means in standard deviations, variances in true '
+            'variances, the largest over norms of the backbone and their channels, averaged over '
+            'seeds.',
             '',
         ]
     if study == 'from_ln':
@@ -414,13 +417,14 @@ def _study_section(results: Results, study: str) -> list[str]:
     ]
     if study == 'norm_eval':
         lines += [
-            f"Each went on for {iterations(cells[0])} iterations from the grid's detector of its seed, at a "
-            'tenth of the learning rate.',
+            f"Each went on for {iterations(cells[0])} iterations from the grid's detector of its "
+            'seed, at a tenth of the learning rate.',
             '',
         ]
     if study == 'from_ln':
         lines += [
-            f'{iterations(cells[-1])} iterations, in the first four fifths of which the LayerNorm fades.',
+            f'{iterations(cells[-1])} iterations, in the first four fifths of which the LayerNorm '
+            'fades.',
             '',
         ]
     return lines
@@ -445,15 +449,15 @@ def insert(text: str, written: str, out: Path) -> str:
     """
     if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
         raise InputError(
-            f'--out {out} must hold the lines "{BEGIN}" and "{END}" once, between which the results go: '
-            'give a new file, or put them in'
+            f'--out {out} must hold the lines "{BEGIN}" and "{END}" once, between which the '
+            'results go: give a new file, or put them in'
         )
     return text[: text.index(BEGIN)] + written + text[text.index(END) + len(END) :]
 
 
 def write_report(out: Path, work_dir: Path) -> None:
-    """Write the results of ``work_dir`` into ``out``, and pictures into ``images`` beside it. What stands
-    around the written part of an existing file stays.
+    """Write the results of ``work_dir`` into ``out``, and pictures into ``images`` beside it. What
+    stands around the written part of an existing file stays.
 
     Raises:
         InputError: nothing is finished, or ``out`` cannot be written or has no place for it.

@@ -10,7 +10,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from slab_det.cli import InputError, whole_file, write_text
+from slab_det.cli import InputError, write_checkpoint, write_text
 
 from .grid import CALIBRATION_IMAGES, Cell, iterations, make_config
 
@@ -116,14 +116,9 @@ def _train(work_dir: Path, cell: Cell, seed: int, threads: int, folder: Path) ->
     if final is None:  # it was cut between its last checkpoint and its last evaluation
         final = {'step': total, **_metrics(runner.val())}
         curves['evaluations'].append(final)
-    with whole_file(folder / 'final.pth', '--work-dir') as part:
-        torch.save(
-            dict(
-                state_dict=runner.model.state_dict(),
-                meta=dict(dataset_meta=runner.val_dataloader.dataset.metainfo),
-            ),
-            part,
-        )
+    meta = dict(dataset_meta=runner.val_dataloader.dataset.metainfo)
+    content = dict(state_dict=runner.model.state_dict(), meta=meta)
+    write_checkpoint(folder / 'final.pth', content, '--work-dir')
     result = dict(
         settings=dict(asdict(cell), seed=seed, iterations=total),
         metrics={key: value for key, value in final.items() if key != 'step'},
@@ -133,8 +128,8 @@ def _train(work_dir: Path, cell: Cell, seed: int, threads: int, folder: Path) ->
         curves=curves,
     )
     if cell.study == 'padding':
-        # Over the images it is evaluated on, one by one: what the statistics should have been. The neck's
-        # BatchNorm counts padding with and without the hook.
+        # Over the images it is evaluated on, one by one: what the statistics should have been. The
+        # neck's BatchNorm counts padding with and without the hook.
         result['calibration'] = _recompute(
             make_config(cell, seed, folder / 'recomputed'),
             folder / 'final.pth',

@@ -45,10 +45,9 @@ def paired_difference(
 ) -> Difference | None:
     """``first - second`` over the seeds that both have; None where there is none.
 
-    The interval is Student's: ``mean +- t * s / sqrt(n)`` with the sample standard deviation ``s`` of
-    the ``n`` differences and the quantile ``t`` of n - 1 degrees of freedom (4.303 for three seeds and
-    95 %). It takes the differences as normally distributed.
-    """
+    The interval is Student's: ``mean +- t * s / sqrt(n)`` with the sample standard deviation ``s``
+    of the ``n`` differences and the quantile ``t`` of n - 1 degrees of freedom (4.303 for three
+    seeds and 95 %). It takes the differences as normally distributed."""
     differences = [first[seed] - second[seed] for seed in sorted(first) if seed in second]
     summary = summarize(differences)
     if summary is None:

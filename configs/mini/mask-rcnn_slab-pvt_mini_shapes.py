@@ -6,4 +6,3 @@ model = dict(
         arch=dict(embed_dims=(32, 64, 128, 256), depths=(1, 1, 2, 1), num_heads=(1, 2, 4, 8),
                   mlp_ratios=(4, 4, 4, 4)),
         attn_types='LLLL', img_size=160, norm_cfg=dict(type='PRepBN'), drop_path_rate=0.0))
-optim_wrapper = dict(paramwise_cfg=dict(custom_keys=dict(absolute_pos_embed=dict(decay_mult=0.0))))

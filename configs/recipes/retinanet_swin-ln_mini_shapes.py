@@ -10,6 +10,9 @@ model = dict(
     backbone=dict(
         _delete_=True, type='SwinTransformer', embed_dims=32, depths=(1, 1, 2, 1),
         num_heads=(1, 2, 4, 8), window_size=5, drop_path_rate=0.0, norm_cfg=dict(type='LN')))
+# Unlike this package's backbones, mmdet's does not name its parameters without decay.
+optim_wrapper = dict(
+    paramwise_cfg=dict(custom_keys=dict(relative_position_bias_table=dict(decay_mult=0.0))))
 default_hooks = dict(logger=dict(interval=25))
 custom_hooks = [dict(type='RandomStateHook')]  # without the hook for PRepBN, of which there is none
 randomness = dict(seed=0)

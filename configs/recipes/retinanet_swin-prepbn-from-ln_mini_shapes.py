@@ -1,5 +1,5 @@
-# From LayerNorm to no norm in small: the detector that retinanet_swin-ln_mini_shapes.py trained goes on with
-# mmdet's Swin Transformer and PRepBN.
+# From LayerNorm to no norm in small: the detector that retinanet_swin-ln_mini_shapes.py trained
+# goes on with mmdet's Swin Transformer and PRepBN.
 _base_ = './retinanet_swin-ln_mini_shapes.py'
 load_from = 'work_dirs/retinanet_swin-ln_mini_shapes/epoch_6.pth'
 model = dict(backbone=dict(norm_cfg=dict(type='PRepBN')))

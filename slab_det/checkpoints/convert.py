@@ -8,7 +8,9 @@ from torch import Tensor, nn
 from slab_det.layers.norm_names import (
     STEP_COUNTERS,
     canonical_norm,
+    entries_below,
     layer_norm_entries,
+    norm_prefixes,
     repbn_entries,
     replace_entries,
 )
@@ -16,7 +18,7 @@ from slab_det.layers.positions import resize_grid, square_grid
 
 from .families import detect_family, to_our_names
 from .family import CheckpointError, Family, Weights
-from .reading import read_checkpoint, select_state_dict, stored_grid_sizes
+from .reading import read_checkpoint, select_weights, stored_grid_sizes
 from .report import LoadReport, shorten
 
 GridSizes = Mapping[str, tuple[int, int]]
@@ -87,14 +89,18 @@ def convert_state_dict(
     ]
     if lacking:
         raise CheckpointError(
-            f'the checkpoint ({origin}) lacks {shorten(lacking)} of the model ({model}); choose the '
-            'arch, attn_types and norm of the checkpoint.'
+            f'the checkpoint ({origin}) lacks {shorten(lacking)} of the model ({model}); choose '
+            'the arch, attn_types and norm of the checkpoint.'
         )
     return fitted, report
 
 
 def load_into(
-    model: nn.Module, path: str, prefix: str | None = None, resize_grids: bool = False
+    model: nn.Module,
+    path: str,
+    prefix: str | None = None,
+    resize_grids: bool = False,
+    ema: bool | None = None,
 ) -> LoadReport:
     """Load the checkpoint file ``path`` into a transformer of :mod:`slab_det.models`.
 
@@ -103,20 +109,23 @@ def load_into(
         path: the file.
         prefix: take only the entries below it, for example ``'backbone.'``.
         resize_grids: see :func:`convert_state_dict`.
+        ema: which weights to take, see :func:`select_weights`.
 
     Raises:
         FileNotFoundError, CheckpointError: see :func:`read_checkpoint` and
             :func:`convert_state_dict`.
     """
     checkpoint = read_checkpoint(path)
+    source, taken = select_weights(checkpoint, prefix, ema)
     weights, report = convert_state_dict(
-        select_state_dict(checkpoint, prefix),
+        source,
         model.state_dict(),
         resize_grids=resize_grids,
         grid_sizes=model.grid_sizes(),
         source_grid_sizes=stored_grid_sizes(checkpoint),
     )
     model.load_state_dict(weights, strict=False)
+    report.taken = taken
     return report
 
 
@@ -168,29 +177,28 @@ def _fit_grid(
 def _convert_norms(weights: dict[str, Tensor], target: Weights, moved: list[str]) -> float | None:
     """Give the norms in ``weights`` the entries of the target's norms; return the ratio."""
     ratio = None
-    for prefix in sorted(_norm_prefixes(weights) | _norm_prefixes(target)):
-        entries = {
-            key[len(prefix) :]: value for key, value in weights.items() if key.startswith(prefix)
-        }
+    for prefix in sorted(norm_prefixes(weights) | norm_prefixes(target)):
+        entries = entries_below(weights, prefix)
         if not entries:
             continue
         canonical = canonical_norm(entries)
         found = float(canonical['ratio'])
         if prefix + 'ratio' in target:
-            new = _complete(canonical, target, prefix)
+            # The branch that the source lacks keeps the target's values.
+            new = entries_below(target, prefix) | canonical
             ratio = found if ratio is None else max(ratio, found)
         elif prefix + 'eta' in target:
             if found:
                 raise CheckpointError(
-                    f'the norm {prefix[:-1]} of the checkpoint has ratio {found:.4g}, but RepBN has '
-                    "no LayerNorm branch; use norm_cfg=dict(type='PRepBN')."
+                    f'the norm {prefix[:-1]} of the checkpoint has ratio {found:.4g}, but RepBN '
+                    "has no LayerNorm branch; use norm_cfg=dict(type='PRepBN')."
                 )
             new = repbn_entries(canonical)
         elif prefix + 'weight' in target and prefix + 'running_mean' not in target:
             if found != 1:
                 raise CheckpointError(
-                    f'the norm {prefix[:-1]} of the checkpoint is a PRepBN at ratio {found:.4g}, but '
-                    "a LayerNorm in the model; use norm_cfg=dict(type='PRepBN')."
+                    f'the norm {prefix[:-1]} of the checkpoint is a PRepBN at ratio {found:.4g}, '
+                    "but a LayerNorm in the model; use norm_cfg=dict(type='PRepBN')."
                 )
             new = layer_norm_entries(canonical)
         else:
@@ -199,26 +207,6 @@ def _convert_norms(weights: dict[str, Tensor], target: Weights, moved: list[str]
             moved.extend(prefix + name for name in entries if name not in new)
         replace_entries(weights, prefix, new)
     return ratio
-
-
-def _complete(canonical: dict[str, Tensor], target: Weights, prefix: str) -> dict[str, Tensor]:
-    """Fill the branch that the source lacks from the target, which keeps its values there."""
-    own = {key[len(prefix) :]: value for key, value in target.items() if key.startswith(prefix)}
-    return {**own, **canonical}
-
-
-def _norm_prefixes(weights: Weights) -> set:
-    """Return the names, up to the dot, of the modules that are RepBN or PRepBN."""
-    prefixes = set()
-    for key in weights:
-        for leaf in ('norm2.alpha', 'repbn.eta', 'alpha', 'eta'):
-            prefix = key[: -len(leaf)]
-            # A RepBN may itself be called norm2; then there is no LayerNorm branch beside it.
-            whole = leaf != 'norm2.alpha' or prefix + 'norm1.weight' in weights
-            if key.endswith('.' + leaf) and whole:
-                prefixes.add(prefix)
-                break
-    return prefixes
 
 
 def _check_deployed(source: Weights, target: Weights) -> None:

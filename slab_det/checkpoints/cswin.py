@@ -6,9 +6,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .family import Family, Weights, count_children, norm_type
+from .family import Family, Weights, count_children, norm_type, numbered, renamed
 
-_EMBED = {'stage1_conv_embed.0.': 'patch_embed.proj.', 'stage1_conv_embed.2.': 'patch_embed.norm.'}
+#: Stages count from 1, and the convolution after stage n opens our stage n + 1.
+_PUBLISHED = (
+    (r'stage1_conv_embed\.0\.', 'patch_embed.proj.'),
+    (r'stage1_conv_embed\.2\.', 'patch_embed.norm.'),
+    (r'stage(\d+)\.', numbered('layers.{}.blocks.')),
+    (r'merge(\d+)\.conv\.', r'layers.\1.downsample.proj.'),
+    (r'merge(\d+)\.', r'layers.\1.downsample.'),
+    (r'head\.(weight|bias)$', r'head.fc.\1'),
+)
+#: A parameter that the published linear attention does not use.
+_UNUSED = re.compile(r'\.attns\.\d+\.scale$')
 
 
 def _matches(state_dict: Weights) -> bool:
@@ -19,25 +29,12 @@ def _matches(state_dict: Weights) -> bool:
 
 
 def _translate(state_dict: Weights) -> dict[str, dict[str, Tensor]]:
-    published = any(key.startswith('stage1.') for key in state_dict)
-    names = {key: _published_name(key) if published else key for key in state_dict}
-    return {key: {} if name is None else {name: state_dict[key]} for key, name in names.items()}
-
-
-def _published_name(key: str) -> str | None:
-    """Stages count from 1, and the convolution after stage n opens our stage n + 1."""
-    if re.search(r'\.attns\.\d+\.scale$', key):
-        return None  # a parameter that the published linear attention does not use
-    for old, new in _EMBED.items():
-        if key.startswith(old):
-            return new + key[len(old) :]
-    match = re.match(r'stage(\d+)\.(.*)', key)
-    if match:
-        return f'layers.{int(match.group(1)) - 1}.blocks.{match.group(2)}'
-    match = re.match(r'merge(\d+)\.(.*)', key)
-    if match:
-        return f'layers.{match.group(1)}.downsample.{re.sub("^conv[.]", "proj.", match.group(2))}'
-    return re.sub(r'^head\.(weight|bias)$', r'head.fc.\1', key)
+    if not any(key.startswith('stage1.') for key in state_dict):
+        return {key: {key: value} for key, value in state_dict.items()}
+    return {
+        key: {} if _UNUSED.search(key) else {renamed(key, _PUBLISHED): value}
+        for key, value in state_dict.items()
+    }
 
 
 def _arguments(state_dict: Weights) -> dict[str, Any]:
@@ -66,11 +63,10 @@ def _arguments(state_dict: Weights) -> dict[str, Any]:
         in_chans=state_dict['patch_embed.proj.weight'].shape[1],
         num_classes=len(state_dict.get('head.fc.bias', torch.empty(0))),
     )
-    for i, kind in enumerate(kinds):
-        if kind == 'L':
-            grid = state_dict[f'layers.{i}.blocks.0.attns.0.positional_encoding']
-            arguments['img_size'] = round(grid.shape[1] ** 0.5) * 2 ** (i + 2)
-            break
+    if 'L' in kinds:
+        i = kinds.index('L')
+        grid = state_dict[f'layers.{i}.blocks.0.attns.0.positional_encoding']
+        arguments['img_size'] = round(grid.shape[1] ** 0.5) * 2 ** (i + 2)
     return arguments
 
 

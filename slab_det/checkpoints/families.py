@@ -26,9 +26,10 @@ def detect_family(state_dict: Weights) -> Family:
         if key in state_dict:
             raise CheckpointError(f'the checkpoint is {name}, which no model here takes.')
     tops = sorted({key.split('.')[0] for key in state_dict})
+    detectors = sorted(key.partition('backbone.')[0] for key in state_dict if 'backbone.' in key)
     hint = ''
-    if 'backbone' in tops:
-        hint = " It looks like a whole detector: pass prefix='backbone.'."
+    if detectors:
+        hint = f" It looks like a whole detector: pass prefix='{detectors[0]}backbone.'."
     raise CheckpointError(
         'the checkpoint is of no known family, its entries begin with '
         f'{", ".join(map(repr, tops[:12]))}.{hint}'

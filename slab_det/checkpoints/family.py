@@ -1,16 +1,18 @@
 """What a family of transformers tells about its checkpoints."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
+from slab_det.errors import InputError
+
 Weights = Mapping[str, Tensor]
 
 
-class CheckpointError(ValueError):
+class CheckpointError(InputError):
     """A checkpoint that does not fit; the message says what it is and what would fit."""
 
 
@@ -63,6 +65,32 @@ class Family:
     def grid_mode(self, key: str) -> str | None:
         """Return the interpolation that resizes the entry ``key``, None if it is no grid."""
         return dict(self.grids).get(key.rsplit('.', 1)[-1])
+
+
+def below(weights: Weights, prefix: str) -> dict[str, Tensor]:
+    """Return what lies below ``prefix`` in ``weights``, under the rest of the names."""
+    return {
+        key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)
+    }
+
+
+#: What a name begins with -> what replaces it.
+Rules = Sequence[tuple[str, str | Callable[[re.Match[str]], str]]]
+
+
+def renamed(key: str, rules: Rules) -> str:
+    """Return ``key`` by the first of ``rules`` that it begins like; itself if there is none."""
+    for pattern, new in rules:
+        name, found = re.subn(f'^{pattern}', new, key)
+        if found:
+            return name
+    return key
+
+
+def numbered(form: str) -> Callable[[re.Match[str]], str]:
+    """Return a replacement that puts the number found, counted from 0 and not from 1, into
+    ``form``."""
+    return lambda match: form.format(int(match[1]) - 1)
 
 
 def count_children(state_dict: Weights, prefix: str) -> int:

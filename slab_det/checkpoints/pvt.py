@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .family import Family, Weights, count_children, norm_type
+from .family import Family, Weights, count_children, norm_type, numbered, renamed
 
 _FIRST_QUERY = (
     'layers.0.blocks.0.attn.q.weight',
@@ -14,6 +14,19 @@ _FIRST_QUERY = (
     'stages.0.blocks.0.attn.q.weight',
     'layers.0.1.0.attn.attn.in_proj_weight',
     'layers.0.1.1.attn.attn.in_proj_weight',
+)
+
+
+#: timm's names; ours stay as they are.
+_TIMM = ((r'stages\.', 'layers.'), (r'head\.(weight|bias)$', r'head.fc.\1'))
+#: Published and official names: stages count from 1 and have no common prefix.
+_PUBLISHED = (
+    (r'patch_embed1\.', 'patch_embed.'),
+    (r'patch_embed(\d+)\.', numbered('layers.{}.downsample.')),
+    (r'pos_embed(\d+)$', numbered('layers.{}.absolute_pos_embed')),
+    (r'block(\d+)\.', numbered('layers.{}.blocks.')),
+    (r'norm(\d+)\.', numbered('layers.{}.norm.')),
+    *_TIMM,
 )
 
 
@@ -35,36 +48,15 @@ def translate(state_dict: Weights) -> dict[str, dict[str, Tensor]]:
         return {key: _mmdet_entries(key, value, offset, fc2) for key, value in state_dict.items()}
     token = 'cls_token' in state_dict
     published = any(key.startswith('block1.') for key in state_dict)
-    name_of = _published_name if published else _timm_name
     entries = {}
     for key, value in state_dict.items():
-        name = name_of(key)
-        if name is not None and name.endswith('.absolute_pos_embed') and token:
+        name = renamed(key, _PUBLISHED if published else _TIMM).replace(
+            '.dwconv.dwconv.', '.dwconv.'
+        )
+        if name.endswith('.absolute_pos_embed') and token:
             value = _without_class_token(value)
-        entries[key] = {} if name is None else {name: value}
+        entries[key] = {} if published and key == 'cls_token' else {name: value}
     return entries
-
-
-def _timm_name(key: str) -> str:
-    """Translate timm's name; ours stays as it is."""
-    return re.sub(r'^head\.(weight|bias)$', r'head.fc.\1', re.sub(r'^stages\.', 'layers.', key))
-
-
-def _published_name(key: str) -> str | None:
-    """Translate a published or official name: stages count from 1 and have no common prefix."""
-    if key == 'cls_token':
-        return None
-    match = re.match(r'(patch_embed|pos_embed|block|norm)(\d+)(?:\.(.*))?$', key)
-    if not match:
-        return _timm_name(key)
-    what, stage, rest = match.group(1), int(match.group(2)) - 1, match.group(3)
-    if what == 'patch_embed':
-        return f'layers.{stage}.downsample.{rest}' if stage else f'patch_embed.{rest}'
-    if what == 'pos_embed':
-        return f'layers.{stage}.absolute_pos_embed'
-    if what == 'norm':
-        return f'layers.{stage}.norm.{rest}'
-    return f'layers.{stage}.blocks.{rest}'.replace('.dwconv.dwconv.', '.dwconv.')
 
 
 def _without_class_token(positions: Tensor) -> Tensor:

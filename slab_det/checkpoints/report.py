@@ -17,7 +17,8 @@ class LoadReport:
         resized: entries of the model that were filled with a resized grid.
         ignored: entries of the checkpoint that the model has no place for.
         missing: entries of the model that kept their values.
-        ratio: PRepBN ratio that was loaded, None where the model has no PRepBN.
+        ratio: PRepBN ratio that was loaded, None if the model has no PRepBN.
+        taken: which weights were taken, if the file holds plain and averaged ones.
     """
 
     origin: str
@@ -27,6 +28,7 @@ class LoadReport:
     ignored: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     ratio: float | None = None
+    taken: str = ''
 
     def headline(self) -> str:
         """Return the origin and the counts in one line."""
@@ -34,7 +36,7 @@ class LoadReport:
         return (
             f'{self.origin}: {len(self.used)} entries used, {len(self.renamed)} of the '
             f'checkpoint renamed, {len(self.resized)} resized, {len(self.ignored)} ignored, '
-            f'{len(self.missing)} missing{ratio}'
+            f'{len(self.missing)} missing{ratio}{self.taken and "; " + self.taken}'
         )
 
     def summary(self) -> str:
@@ -45,7 +47,7 @@ class LoadReport:
         )
 
     def table(self, weights: Mapping[str, Tensor]) -> str:
-        """Return what became of every entry, one a line; ``weights`` are those that were used."""
+        """Return what became of every entry, a line each; ``weights`` are those used."""
         states = dict.fromkeys(self.used, 'used')
         states.update(dict.fromkeys(self.resized, 'resized'))
         rows = [f'{state:<8} {name} {tuple(weights[name].shape)}' for name, state in states.items()]

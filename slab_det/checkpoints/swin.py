@@ -67,24 +67,25 @@ def _mmdet_value(key: str, value: Tensor) -> Tensor:
 def _arguments(state_dict: Weights) -> dict[str, Any]:
     stages = range(count_children(state_dict, 'layers.'))
     attn = [f'layers.{i}.blocks.0.attn.' for i in stages]
-    kinds = ['L' if f'{a}positional_encoding' in state_dict else 'S' for a in attn]
+    tables = [state_dict.get(f'{a}relative_position_bias_table') for a in attn]
     patch = state_dict['patch_embed.proj.weight']
-    windows, heads = [], []
-    for a, kind in zip(attn, kinds):
-        if kind == 'L':
-            windows.append(round(state_dict[f'{a}positional_encoding'].shape[1] ** 0.5))
-            dim = state_dict[f'{a}proj.weight'].shape[0]
-            heads.append(dim // state_dict[f'{a}dwc.weight'].shape[0])
-        else:
-            table = state_dict[f'{a}relative_position_bias_table']
-            windows.append((round(table.shape[0] ** 0.5) + 1) // 2)
-            heads.append(table.shape[1])
     return dict(
         embed_dim=patch.shape[0],
         depths=tuple(count_children(state_dict, f'layers.{i}.blocks.') for i in stages),
-        num_heads=tuple(heads),
-        attn_types=''.join(kinds),
-        window_sizes=tuple(windows),
+        num_heads=tuple(
+            state_dict[f'{a}proj.weight'].shape[0] // state_dict[f'{a}dwc.weight'].shape[0]
+            if table is None
+            else table.shape[1]
+            for a, table in zip(attn, tables)
+        ),
+        attn_types=''.join('L' if table is None else 'S' for table in tables),
+        # A table holds (2 w - 1)^2 offsets of a window, an encoding its w^2 tokens.
+        window_sizes=tuple(
+            round(state_dict[f'{a}positional_encoding'].shape[1] ** 0.5)
+            if table is None
+            else (round(table.shape[0] ** 0.5) + 1) // 2
+            for a, table in zip(attn, tables)
+        ),
         norm_layer=norm_type(state_dict),
         patch_size=patch.shape[2],
         in_chans=patch.shape[1],

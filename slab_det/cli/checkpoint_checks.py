@@ -1,13 +1,12 @@
 """Checks of checkpoint files."""
 
 import os
-import pickle
+import re
 import zipfile
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from slab_det.compat import unsafe_message
 from slab_det.errors import InputError, one_line
 
 
@@ -19,56 +18,56 @@ def check_checkpoint(path: str | None, argument: str) -> None:
     """
     if path is None or '://' in path:
         return
-    if not os.path.isfile(os.path.expanduser(path)):
+    file = Path(path).expanduser()
+    if not file.is_file():
         raise InputError(f'{argument} {path} is not a file: give the path of a checkpoint')
-    with open(os.path.expanduser(path), 'rb') as file:
-        start = file.read(4)
+    with file.open('rb') as content:
+        start = content.read(4)
     # torch writes zip archives, whose table of contents is at the end.
-    if not start or start.startswith(b'PK') and not zipfile.is_zipfile(os.path.expanduser(path)):
+    if not start or start.startswith(b'PK') and not zipfile.is_zipfile(file):
         raise InputError(
-            f'{argument} {path} is empty or truncated ({os.path.getsize(path)} bytes): copy or '
+            f'{argument} {path} is empty or truncated ({file.stat().st_size} bytes): copy or '
             'download it again, or give an earlier checkpoint'
         )
 
 
-def read_checkpoint(path: str, argument: str) -> Any:
-    """A checkpoint's content on the CPU, mapped rather than read where the format allows it.
+def read_checkpoint(path: str, argument: str) -> dict[str, Any]:
+    """Return the content of a checkpoint that mmengine will load too.
 
-    No code of the file runs. Raises InputError where it is missing, truncated or no checkpoint.
+    It is read by :func:`slab_det.checkpoints.read_checkpoint`; objects besides weights are refused.
+
+    Raises:
+        InputError: naming ``argument``, if it is missing, truncated, or not a checkpoint.
     """
-    import torch
+    from slab_det import checkpoints
 
     check_checkpoint(path, argument)
-    path = os.path.expanduser(path)
-    try:
-        return torch.load(
-            path, map_location='cpu', weights_only=True, mmap=zipfile.is_zipfile(path)
-        )
-    except pickle.UnpicklingError as error:
-        raise InputError(unsafe_message(f'{argument} {path}', error)) from error
-    except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
-        raise InputError(
-            f'{argument} {path} is damaged: copy or download it again, or give an earlier '
-            f'checkpoint ({_first_sentence(error)})'
-        ) from error
+    return checkpoints.read_checkpoint(path, argument, foreign=False)
 
 
 def check_fit(path: str, model, argument: str, whole: bool = True) -> None:
-    """Check that the checkpoint's weights are those of ``model``.
+    """Check that the checkpoint's weights are those of ``model``; addresses are left to mmengine.
+
+    The arguments are those of :func:`load_weights`, which overwrites the weights of ``model``.
+    """
+    if '://' not in path:
+        load_weights(read_checkpoint(path, argument), path, model, argument, whole)
+
+
+def load_weights(content: Any, path: str, model, argument: str, whole: bool = True) -> None:
+    """Load a checkpoint's weights into ``model`` and check that they are its own.
 
     mmengine loads what fits and only warns of the rest, so that another model's checkpoint would be
     evaluated with random weights.
 
     Args:
-        path: the checkpoint; addresses such as https://... are left to mmengine.
-        model: a throw-away model, its weights are overwritten.
+        content: of the checkpoint.
+        path: where it is, for the message.
+        model: gets the weights that fit.
         argument: the name of the argument in an error.
         whole: every parameter must be there; else (a start for fine-tuning) any of the backbone's.
     """
-    if '://' in path:
-        return
-    content = read_checkpoint(path, argument)
-    weights = content.get('state_dict', content) if isinstance(content, dict) else None
+    weights = content.get('state_dict', content)
     if not isinstance(weights, dict) or not weights:
         raise InputError(f'{argument} {path} holds no state_dict: give a checkpoint of this model')
     weights = {key.removeprefix('module.'): value for key, value in weights.items()}
@@ -76,19 +75,16 @@ def check_fit(path: str, model, argument: str, whole: bool = True) -> None:
     missing: list[str] = []
     try:
         missing = model.load_state_dict(weights, strict=False).missing_keys
-    except RuntimeError as error:  # torch lists the sizes that differ, one a line
-        lines = [
-            line.strip().rstrip('.')
-            for line in str(error).splitlines()
-            if 'size mismatch for ' in line
-        ]
-        faults = {line.split('size mismatch for ')[1].split(':')[0]: line for line in lines}
-        if not faults:
+    except RuntimeError as error:
+        # torch lists the sizes that differ, one per line.
+        found = re.findall(r'size mismatch for ([^:]+)(:.*?)\.?$', str(error), re.MULTILINE)
+        if not found:
             raise InputError(
                 f'{argument} {path} does not fit the model: {one_line(error)}'
             ) from error
+        faults = {name: f'size mismatch for {name}{sizes}' for name, sizes in found}
         rest = {key: value for key, value in weights.items() if key not in faults}
-        with suppress(RuntimeError):  # where a module renamed the entries that differ
+        with suppress(RuntimeError):  # if a module renamed the entries that differ
             missing = model.load_state_dict(rest, strict=False).missing_keys
     for name in missing:
         faults.setdefault(name, f'no {name}')
@@ -99,15 +95,28 @@ def check_fit(path: str, model, argument: str, whole: bool = True) -> None:
     if wrong and (whole or len(wrong) == len(parameters)):
         raise InputError(
             f'{argument} {path} is a checkpoint of another model: {wrong[0]} ({len(wrong)} such '
-            'faults); give one that was trained with this config'
+            f'faults); {_remedy(weights)}'
         )
 
 
+def _remedy(weights: dict[str, Any]) -> str:
+    from slab_det.checkpoints import CheckpointError, detect_family
+
+    try:
+        family = detect_family(weights)
+    except CheckpointError:
+        return 'give one that was trained with this config'
+    return (
+        f'it is a {family.title} alone and not a detector: name it as checkpoint in the init_cfg '
+        "of model.backbone, with type='Pretrained'"
+    )
+
+
 def check_resume(cfg, model) -> None:
-    """Check the checkpoint that ``cfg.resume`` means: ``cfg.load_from``, else the last one.
+    """Check the checkpoint to resume from: ``cfg.load_from``, or the last one of the work dir.
 
     Raises:
-        InputError: where it is missing, truncated, of another model, or holds weights only.
+        InputError: it is missing, truncated, of another model, or holds weights only.
     """
     path, argument = cfg.get('load_from'), '--resume'
     if path is None:
@@ -121,25 +130,21 @@ def check_resume(cfg, model) -> None:
     if '://' in path:
         return
     content = read_checkpoint(path, argument)
-    absent = [
-        key
-        for key in ('optimizer', 'message_hub')
-        if not isinstance(content, dict) or key not in content
-    ]
+    absent = [key for key in ('optimizer', 'message_hub') if key not in content]
     if absent:
         raise InputError(
             f'{argument} {path}, which has no {" and no ".join(absent)}: to start from its '
             f'weights, leave --resume out and set --cfg-options load_from={path}'
         )
-    check_fit(path, model, argument)
+    load_weights(content, path, model, argument)
 
 
 def _check_note(note: str, path: str) -> None:
     """Check that ``note``, mmengine's last_checkpoint, names a file that is there.
 
-    A kill between the opening and the writing of the note leaves it empty; one between the removal
-    of the only checkpoint and the writing of the next (max_keep_ckpts=1) leaves it with a lost
-    name.
+    If training is killed between the opening and the writing of the note, it is empty; between the
+    removal of the only checkpoint and the writing of the next (max_keep_ckpts=1), it names a file
+    that is gone.
     """
     if '://' in path or os.path.isfile(os.path.expanduser(path)):
         return
@@ -151,7 +156,3 @@ def _check_note(note: str, path: str) -> None:
     remedy = f'--resume {max(kept, key=os.path.getmtime)}' if kept else '--resume CHECKPOINT'
     fault = f'names {path}, which is not a file' if path else 'is empty'
     raise InputError(f'--resume: {note} {fault}: name the checkpoint to go on from, {remedy}')
-
-
-def _first_sentence(error: BaseException) -> str:
-    return one_line(error).split('. ')[0].rstrip('.')

@@ -1,106 +1,166 @@
-"""Checks of what a tool was given, made before the Runner so that a refusal leaves nothing behind."""
+"""Checks of what a tool was given, before the Runner, so that a refusal leaves nothing behind."""
 
 import os
 import sys
-import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from slab_det.compat import require_detection
-from slab_det.errors import InputError, one_line
+from slab_det.errors import InputError, MissingPackageError, user_input
 from slab_det.files import writable_folder
 
 from .checkpoint_checks import check_checkpoint
 
 
 def load_config(path: str, cfg_options: dict | None = None):
-    """The config at ``path`` with ``cfg_options`` merged into it.
+    """Return the config at ``path`` with ``cfg_options`` merged into it.
 
     Raises:
-        InputError: where it is missing, cannot be parsed or refers to something that is missing.
-        ImportError: where mmengine, mmcv or mmdet is missing or does not fit.
+        InputError: it is missing, cannot be parsed, or refers to something that is missing.
+        MissingPackageError: mmengine, mmcv or mmdet is missing or does not fit.
     """
     require_detection('this tool')
-    from mmengine.config import Config
+    from slab_det.mm.config_reading import read_config
 
-    if not os.path.isfile(path):
-        raise InputError(
-            f'config {path} is not a file: give the path of a config, such as '
-            'configs/mini/mask-rcnn_slab-swin_mini_shapes.py'
-        )
-    try:
-        with warnings.catch_warnings():
-            # That mmengine uses it is no news for the user.
-            warnings.filterwarnings('ignore', message='pkg_resources is deprecated')
-            cfg = Config.fromfile(path)
-    except Exception as error:  # a config is Python code and may raise anything
-        raise InputError(
-            f'config {path} cannot be read: {type(error).__name__}: {one_line(error)}'
-        ) from error
-    if cfg_options:
-        try:
-            cfg.merge_from_dict(cfg_options)
-        except (KeyError, TypeError, AssertionError, IndexError) as error:
-            words = ' '.join(f'{key}={value}' for key, value in cfg_options.items())
-            raise InputError(
-                f'--cfg-options {words} do not fit {path}: {one_line(error)}'
-            ) from error
+    cfg = read_config(path)
+    words = ' '.join(f'{key}={value}' for key, value in (cfg_options or {}).items())
+    with user_input(f'--cfg-options {words} do not fit {path}'):
+        cfg.merge_from_dict(cfg_options or {})
+    # Configs in pure Python set None; their names without a class are mmdet's all the same.
+    cfg.default_scope = cfg.get('default_scope') or 'mmdet'
+    for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
+        loader = cfg.get(name)
+        if isinstance(loader, dict) and loader.get('num_workers') == 0:
+            # torch refuses both if there are no workers.
+            loader.pop('persistent_workers', None)
+            loader.pop('prefetch_factor', None)
     return cfg
 
 
+def require_onnx() -> None:
+    """Raise MissingPackageError unless onnx and onnxruntime can be imported."""
+    try:
+        import onnx  # noqa: F401
+        import onnxruntime  # noqa: F401
+    except ImportError as error:
+        raise MissingPackageError(
+            f'{error}: install what this needs with pip install -r requirements/onnx.txt'
+        ) from error
+
+
 def choose_work_dir(cfg, config: str, work_dir: str | None = None) -> None:
-    """Sets ``cfg.work_dir``: the argument, else that of the config, else work_dirs/NAME. Makes nothing.
+    """Set ``cfg.work_dir``: the argument, else the config's, else work_dirs/NAME. Make nothing.
 
     Raises:
-        InputError: where it cannot become a folder that we may write to.
+        InputError: it is not a folder that can be written to or made.
     """
     cfg.work_dir = work_dir or cfg.get('work_dir') or os.path.join('work_dirs', Path(config).stem)
     writable_folder(cfg.work_dir, '--work-dir')
 
 
 def check_model(cfg, config: str):
-    """Builds the model of ``cfg`` once, without weights from files, and returns it.
+    """Build the model of ``cfg`` once, without weights from files, and return it.
 
     Raises:
-        InputError: where it cannot be built, with the reason that the module gave, or where a checkpoint
-            named in an ``init_cfg`` is missing or truncated.
+        InputError: it cannot be built, with the reason that the module gave; a checkpoint named in
+            an ``init_cfg`` is missing or truncated; or a head counts other classes than the data.
     """
     import torch
     from mmdet.registry import MODELS
 
     if cfg.get('model') is None:
         raise InputError(f'config {config} has no model: give a whole config, not a part of one')
+    from slab_det.checkpoints import is_address
+
     for path, checkpoint in _pretrained(cfg.model, 'model'):
-        check_checkpoint(checkpoint, path)
-    try:
-        # Drawing the weights of this throw-away model must not move an unseeded run's random numbers.
-        with (
-            MODELS.switch_scope_and_registry(cfg.get('default_scope', 'mmdet')) as registry,
-            torch.random.fork_rng(devices=[]),
-        ):
-            return registry.build(cfg.model)
-    except Exception as error:  # whatever a module raises about its arguments
-        raise InputError(f'the model of {config} cannot be built: {one_line(error)}') from error
+        if not is_address(str(checkpoint)):
+            check_checkpoint(checkpoint, path)
+    # This throw-away model's weights must not move an unseeded run's random numbers.
+    with (
+        user_input(f'the model of {config} cannot be built'),
+        MODELS.switch_scope_and_registry(cfg.get('default_scope', 'mmdet')) as registry,
+        torch.random.fork_rng(devices=[]),
+    ):
+        model = registry.build(cfg.model)
+    _check_heads(cfg, model, config)
+    return model
+
+
+def _check_heads(cfg, model, config: str) -> None:
+    """Compare the classes of a built detector with those of its data."""
+    from slab_det.mm.data import check_classes_of_model
+
+    from .data_checks import class_of, first_dataset
+
+    dataset, classes = first_dataset(cfg)
+    if classes:
+        things = {**getattr(class_of(dataset), 'METAINFO', {}), **(dataset.get('metainfo') or {})}
+        check_classes_of_model(model, classes, config, things.get('thing_classes') or ())
+
+
+def deployed_part(cfg, model, part: str | None, config: str):
+    """Return the detector to deploy, and make ``cfg.model`` its config: the model itself, or the
+    teacher or student of a semi-supervised one, by default that which it predicts with.
+
+    Raises:
+        InputError: ``part`` is named and the model has no parts.
+    """
+    inner = cfg.model.get('detector')
+    if not isinstance(inner, dict) or not hasattr(model, 'teacher'):
+        if part is not None:
+            raise InputError(
+                f'--part {part}: the {type(model).__name__} of {config} is one detector: leave '
+                '--part out'
+            )
+        return model
+    part = part or (cfg.model.get('semi_test_cfg') or {}).get('predict_on', 'teacher')
+    print(
+        f'the {type(model).__name__} of {config} holds a teacher and a student: the {part} is '
+        'taken (--part chooses)'
+    )
+    cfg.model = inner
+    return getattr(model, part)
+
+
+def check_trained(cfg, content, argument: str) -> None:
+    """Compare the classes that a checkpoint was trained for with those of a config; warn on stderr
+    if the names differ.
+
+    Raises:
+        InputError: they are the same in another order.
+    """
+    from slab_det.mm.data import check_trained_classes
+
+    from .data_checks import first_dataset
+
+    _, classes = first_dataset(cfg)
+    meta = content.get('meta') if isinstance(content, dict) else None
+    trained = meta.get('dataset_meta') if isinstance(meta, dict) else None
+    warning = classes and check_trained_classes(trained, classes, argument)
+    if warning:
+        print(f'warning: {warning}', file=sys.stderr)
 
 
 def check_hooks(cfg, config: str) -> None:
-    """Builds the ``custom_hooks`` of ``cfg`` once; raises InputError where one cannot be built."""
+    """Build the ``custom_hooks`` of ``cfg`` once.
+
+    Raises:
+        InputError: one of them cannot be built.
+    """
     from mmengine.registry import HOOKS
 
     for hook in cfg.get('custom_hooks') or []:
         arguments = {key: value for key, value in hook.items() if key != 'priority'}
-        try:
-            with HOOKS.switch_scope_and_registry(cfg.get('default_scope', 'mmdet')) as registry:
-                registry.build(arguments)
-        except Exception as error:  # whatever a hook raises about its arguments
-            raise InputError(
-                f"the custom_hooks' {hook.get('type')} in {config} cannot be built: "
-                f'{one_line(error)}'
-            ) from error
+        with (
+            user_input(f"the custom_hooks' {hook.get('type')} in {config} cannot be built"),
+            HOOKS.switch_scope_and_registry(cfg.get('default_scope', 'mmdet')) as registry,
+        ):
+            registry.build(arguments)
 
 
 def warn_of_missing_hook(cfg, model) -> None:
-    """Says on stderr where nothing would move the ratio of PRepBN, which otherwise shows after the training.
+    """Warn if nothing would move the ratio of PRepBN, which otherwise shows after the training.
 
     Args:
         cfg: the config.
@@ -137,34 +197,35 @@ def warn_of_missing_hook(cfg, model) -> None:
         )
 
 
-def check_data(cfg, phases: Sequence[str]) -> None:
-    """Checks data roots, annotation files and image folders of the phases' data sets and evaluators.
+def check_data(cfg, phases: Sequence[str], **options) -> list:
+    """Check annotations, classes and images, see :func:`slab_det.cli.data_checks.check_data`."""
+    from . import data_checks  # imports mmdet
+
+    return data_checks.check_data(cfg, phases, **options)
+
+
+@contextmanager
+def naming_damaged_images() -> Iterator[None]:
+    """Turn the failure of a pipeline to load an image into one sentence that names the file.
 
     Raises:
-        InputError: naming the setting, its value and the remedy.
+        InputError: an image cannot be decoded.
     """
-    from .data_checks import check_annotations, check_dataset, datasets_of
-
-    for phase in phases:
-        evaluators = (cfg.get(f'{phase}_evaluator') if phase != 'train' else None) or []
-        single = isinstance(evaluators, dict)
-        evaluators = [evaluators] if single else evaluators
-        # Detections that are only written need no truth, which COCO does not publish for test-dev.
-        annotated = not evaluators or not all(
-            evaluator.get('format_only') for evaluator in evaluators
-        )
-        loader = cfg.get(f'{phase}_dataloader')
-        if loader is not None:
-            for path, dataset in datasets_of(loader.get('dataset'), f'{phase}_dataloader.dataset'):
-                check_dataset(path, dataset, annotated)
-        for index, evaluator in enumerate(evaluators):
-            path = f'{phase}_evaluator' if single else f'{phase}_evaluator.{index}'
-            if evaluator.get('type') == 'CocoMetric' and evaluator.get('ann_file'):
-                check_annotations(f'{path}.ann_file', evaluator['ann_file'], annotated=annotated)
+    try:
+        yield
+    except AssertionError as error:
+        mark = 'failed to load image: '
+        if mark not in str(error):
+            raise
+        path = str(error).split(mark)[-1].splitlines()[0].strip()
+        raise InputError(
+            f'the image {path} cannot be decoded: replace it, or remove it from the annotations; '
+            'tools/check_data.py CONFIG --check-images lists all such images'
+        ) from error
 
 
 def _pretrained(node, path: str):
-    """Yields (setting, checkpoint) for every ``dict(type='Pretrained', checkpoint=...)`` below ``node``."""
+    """Yield (setting, checkpoint) of every ``dict(type='Pretrained', checkpoint=...)``."""
     if isinstance(node, dict):
         kind = node.get('type')
         if (kind if isinstance(kind, str) else getattr(kind, '__name__', '')) in (

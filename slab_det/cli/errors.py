@@ -1,22 +1,18 @@
-"""How a tool fails: one sentence on stderr and an exit code, or the whole trace where it was asked for."""
+"""How a tool ends: one sentence for the user's errors, a traceback for faults."""
 
 import os
 import sys
-import traceback
 from argparse import Namespace
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
-from slab_det.errors import InputError, one_line
-
-_PACKAGE = Path(__file__).resolve().parents[1]
+from slab_det.errors import InputError, SlabDetError, one_line
 
 
 def run(main: Callable[[Namespace], None], args: Namespace) -> None:
-    """Calls ``main(args)``; an error that says all by itself ends the process in one sentence.
+    """Call ``main(args)``; a :class:`SlabDetError` or Ctrl-C ends the process in one sentence.
 
-    These are :class:`InputError`, ``ImportError`` and ``ValueError`` raised inside slab_det, and Ctrl-C.
-    Anything else is a fault, and keeps its trace. With ``args.traceback`` every error does.
+    Any other error is a fault and keeps its traceback. With ``args.traceback`` every error does.
     """
     if args.traceback:
         main(args)
@@ -25,15 +21,38 @@ def run(main: Callable[[Namespace], None], args: Namespace) -> None:
         main(args)
     except KeyboardInterrupt:
         print('\nerror: interrupted', file=sys.stderr)  # a progress bar has left its line open
-        sys.exit(130)  # as shells count an end by Ctrl-C
-    except (ImportError, ValueError) as error:
-        if not isinstance(error, InputError) and not _raised_by_us(error):
-            raise
+        sys.exit(130)  # as shells report an end by Ctrl-C
+    except SlabDetError as error:
         rank = f'rank {os.environ["RANK"]}: ' if int(os.environ.get('WORLD_SIZE', 1)) > 1 else ''
         print(f'error: {rank}{one_line(error)}', file=sys.stderr)
         sys.exit(1)
 
 
-def _raised_by_us(error: BaseException) -> bool:
-    frames = traceback.extract_tb(error.__traceback__)
-    return bool(frames) and _PACKAGE in Path(frames[-1].filename).resolve().parents
+@contextmanager
+def built_from(config: str) -> Iterator[None]:
+    """Raise errors of whatever a registry builds in the block as :class:`InputError`.
+
+    A Runner builds data sets, transforms, metrics, optimizers and hooks from ``config``, many of
+    them only when training has begun; ``Registry.build`` is the one place that all pass through.
+    """
+    from mmengine.registry import Registry
+
+    plain = Registry.build
+
+    def build(registry, cfg, *args, **kwargs):
+        try:
+            return plain(registry, cfg, *args, **kwargs)
+        except SlabDetError:
+            raise
+        except Exception as error:  # whatever the constructor raises about its arguments
+            kind = cfg.get('type') if isinstance(cfg, dict) else None
+            name = getattr(kind, '__name__', kind)
+            raise InputError(
+                f'the {registry.name} {name} of {config} cannot be built: {one_line(error)}'
+            ) from error
+
+    Registry.build = build
+    try:
+        yield
+    finally:
+        Registry.build = plain

@@ -1,10 +1,17 @@
 """Several processes, with and without accelerators."""
 
+import argparse
 import os
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
+from typing import Any
 
 from slab_det.errors import InputError
+
+from .checks import naming_damaged_images
+from .errors import built_from
 
 #: How each launcher tells a process its place: our environment variable, the launcher's.
 _PLACES = {
@@ -24,14 +31,14 @@ _STARTERS = {
 
 
 def prepare_launcher(cfg, launcher: str, local_rank: int = 0) -> None:
-    """Notes the launcher in ``cfg`` and, on machines without an accelerator, starts the processes' group.
+    """Set the launcher in ``cfg`` and, on machines without an accelerator, start the process group.
 
-    mmengine assumes an accelerator per process: it chooses one before it starts the group, and names
-    it to DistributedDataParallel. On a CPU the group is therefore started here, with gloo, and the
-    model's wrapper is told of no device.
+    mmengine assumes an accelerator per process: it chooses one before it starts the group, and
+    gives it to DistributedDataParallel. On a CPU the group is therefore started here, with gloo,
+    and the model's wrapper gets no device.
 
     Raises:
-        InputError: where the process was not started by the launcher.
+        InputError: the process was not started by the launcher.
     """
     from mmengine.device import get_device
 
@@ -58,24 +65,37 @@ def prepare_launcher(cfg, launcher: str, local_rank: int = 0) -> None:
 
 
 def check_amp(cfg, config: str) -> None:
-    """Raises InputError where ``cfg`` asks for mixed precision that mmengine refuses on this machine."""
-    from mmengine.device import (
-        is_cuda_available,
-        is_mlu_available,
-        is_musa_available,
-        is_npu_available,
-    )
+    """Raise InputError if ``cfg`` asks for mixed precision that this machine cannot do."""
+    from mmengine import device
 
     kind = (cfg.get('optim_wrapper') or {}).get('type')
     kind = kind if isinstance(kind, str) else getattr(kind, '__name__', '')
-    if kind.split('.')[-1] == 'AmpOptimWrapper' and not (
-        is_cuda_available() or is_npu_available() or is_mlu_available() or is_musa_available()
+    if kind.split('.')[-1] == 'AmpOptimWrapper' and not any(
+        getattr(device, f'is_{name}_available')() for name in ('cuda', 'npu', 'mlu', 'musa')
     ):
         raise InputError(
-            f'--amp or the AmpOptimWrapper of {config} needs a GPU, and this machine has none that torch '
-            'can use: leave --amp out and take the config whose name does not start with amp-, or set '
-            '--cfg-options optim_wrapper.type=OptimWrapper'
+            f'--amp or the AmpOptimWrapper of {config} needs a GPU, and this machine has none that '
+            'torch can use: leave --amp out and take the config whose name does not start with '
+            'amp-, or set --cfg-options optim_wrapper.type=OptimWrapper'
         )
+
+
+@contextmanager
+def runner_of(cfg, args: argparse.Namespace) -> Iterator[Any]:
+    """Yield mmengine's Runner of ``cfg``, its processes joined as ``args.launcher`` says.
+
+    Raises:
+        InputError: the launcher does not fit, or something that ``cfg`` names cannot be built, here
+            or by the Runner in the block.
+    """
+    prepare_launcher(cfg, args.launcher, args.local_rank)
+    from mmdet.registry import RUNNERS
+    from mmdet.utils import setup_cache_size_limit_of_dynamo
+    from mmengine.runner import Runner
+
+    setup_cache_size_limit_of_dynamo()
+    with built_from(args.config), naming_damaged_images():
+        yield RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
 
 
 def _start_gloo(launcher: str, dist_cfg: dict) -> None:

@@ -204,7 +204,10 @@ def draw(pixels: np.ndarray, detections: Detections, score_thr: float = 0.3) -> 
             picture[inside] = (0.55 * picture[inside] + 0.45 * np.array(color)).astype(np.uint8)
         x1, y1, x2, y2 = (int(round(float(side))) for side in detections.boxes[i])
         cv2.rectangle(picture, (x1, y1), (x2, y2), color, line)
-        text = f'{detections.names[i]} {detections.scores[i]:.2f}'
+        name = detections.names[i]
+        # OpenCV's font has the letters of ASCII.
+        name = name if name.isascii() else f'#{detections.labels[i]}'
+        text = f'{name} {detections.scores[i]:.2f}'
         (text_w, text_h), base = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, 0.4 * line, line)
         y1 = max(y1, text_h + base)
         cv2.rectangle(picture, (x1, y1 - text_h - base), (x1 + text_w, y1), color, -1)
@@ -242,6 +245,7 @@ def write_image(path: str | os.PathLike, pixels: np.ndarray) -> None:
     done, content = cv2.imencode(ending, pixels)
     if not done:
         raise ValueError(f'--out {path}: OpenCV could not encode the picture as {ending}.')
+    # Not by slab_det.files, because this file is copied without the package.
     part = f'{path}.part{os.getpid()}'
     try:
         with open(part, 'wb') as file:

@@ -6,6 +6,7 @@ from .build import NORMS, layer_norm_eps, make_norm_layer
 from .chunks import maps_in_chunks, residual_in_chunks, runs_in_chunks, window_chunks
 from .convert import convert_norms
 from .folding import FoldedNorm, fold_norm_after_conv, fold_norm_into_conv, fold_norm_into_linear
+from .norm_names import copied_norms
 from .norms import (
     ChannelAffine,
     PRepBN,
@@ -49,6 +50,7 @@ __all__ = [
     'WindowSoftmaxAttention',
     'channel_affine',
     'convert_norms',
+    'copied_norms',
     'effective_shift',
     'fold_norm_after_conv',
     'fold_norm_into_conv',

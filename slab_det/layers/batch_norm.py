@@ -20,6 +20,24 @@ def is_distributed() -> bool:
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
+def sum_of_processes(x: Tensor) -> Tensor:
+    """Return the sum of ``x`` over all processes, ``x`` itself if there is one; differentiable."""
+    return dist_f.all_reduce(x) if is_distributed() else x
+
+
+def joint_mean(total: Tensor, count: int | Tensor) -> tuple[Tensor, Tensor]:
+    """Return the mean over the tokens of all processes, and their number.
+
+    Args:
+        total: the sum over the tokens of this process, of any shape.
+        count: their number.
+    """
+    number = torch.as_tensor(count, dtype=total.dtype, device=total.device)
+    joint = sum_of_processes(torch.cat([total.flatten(), number.view(1)]))
+    count = joint[-1].detach()
+    return joint[:-1].view_as(total) / count.clamp(min=1), count
+
+
 class TokenBatchNorm(nn.BatchNorm1d):
     """BatchNorm of tokens ``(M, C)``: ``w * (x - mean) / sqrt(var + eps) + b``.
 
@@ -84,12 +102,9 @@ class TokenBatchNorm(nn.BatchNorm1d):
             var, mean = torch.var_mean(x, 0, correction=0)
             return mean, var, x.shape[0]
         # Two reductions: squares of raw values would cancel where the mean is large.
-        local = torch.cat([x.sum(0), x.new_full((1,), x.shape[0])])
-        total = dist_f.all_reduce(local)
-        count = total[-1].detach()
-        mean = total[:-1] / count.clamp(min=1)
-        var = dist_f.all_reduce((x - mean).square().sum(0)) / count.clamp(min=1)
-        # Less than two tokens have no variance: take the running statistics, as if they were those
+        mean, count = joint_mean(x.sum(0), x.shape[0])
+        var = sum_of_processes((x - mean).square().sum(0)) / count.clamp(min=1)
+        # Fewer than two tokens have no variance: take the running statistics, as if they were those
         # of endless tokens. All without asking the device for the number.
         few = count < 2
         mean = torch.where(few, self.running_mean.to(mean.dtype), mean)

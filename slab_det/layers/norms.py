@@ -8,14 +8,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from slab_det.errors import InputError
+
 from .batch_norm import TokenBatchNorm, is_distributed
-from .norm_names import canonical_norm, repbn_entries, replace_entries
+from .norm_names import canonical_norm, entries_below, repbn_entries, replace_entries
 from .padding import valid_rows
+
+#: Devices where reading a tensor's value does not wait for other work.
+_FREE_TO_READ = ('cpu',)
 
 
 def _check_channels_last(norm: nn.Module, x: Tensor) -> None:
     if x.shape[-1] != norm.num_features:
-        raise ValueError(
+        raise InputError(
             f'{type(norm).__name__}(num_features={norm.num_features}) takes tokens with the '
             f'channels last, (..., {norm.num_features}), but got {tuple(x.shape)}; '
             'a channels-first map must be permuted to (N, H, W, C) first.'
@@ -76,7 +81,7 @@ class RepBN(nn.Module):
         ``(..., C)`` to ``(..., C)``, any number of leading dimensions.
 
     Raises:
-        ValueError: the last dimension of the input is not ``num_features``.
+        InputError: the last dimension of the input is not ``num_features``.
     """
 
     _abbr_ = 'ln'
@@ -123,7 +128,7 @@ class RepBN(nn.Module):
     def _load_from_state_dict(
         self, state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
     ):
-        entries = _entries_below(state_dict, prefix)
+        entries = entries_below(state_dict, prefix)
         if entries and not _is_native(entries, {'eta', 'bn.running_mean'}):
             canonical = canonical_norm(entries)
             if any(name.startswith('repbn.') for name in canonical):
@@ -146,9 +151,16 @@ class PRepBN(nn.Module):
     """Progressive re-parameterized BatchNorm, ``g * LN(x) + (1 - g) * RepBN(x)``.
 
     The ratio ``g`` is the buffer ``ratio``: 1 is LayerNorm, 0 is RepBN alone. It is part of
-    the state; a hook moves it, the forward pass never does. At ratio 0 the LayerNorm branch
+    the state; a scheduler moves it, the forward pass never does. At ratio 0 the LayerNorm branch
     is not computed. At ratio 1 the output is LayerNorm's while training still feeds the
     BatchNorm statistics.
+
+    Whatever writes the buffer is followed: :meth:`set_ratio`, ``load_state_dict``, a move to
+    another device or type, ``deepcopy``, and any other write by the next ``train()``, ``eval()`` or
+    forward pass on a CPU. On a GPU, where a look at the value waits for all work, a forward pass
+    looks in evaluation mode, and only where the tensor is another one or torch has counted a write
+    (writes through ``.data`` and collectives are not counted). A compiled or traced graph keeps the
+    branch that it was made with until one of the others has looked.
 
     Args:
         num_features: number of channels C.
@@ -159,13 +171,17 @@ class PRepBN(nn.Module):
         ``(..., C)`` to ``(..., C)``, any number of leading dimensions.
 
     Raises:
-        ValueError: the last dimension of the input is not ``num_features``.
+        InputError: the last dimension of the input is not ``num_features``.
 
     The state dict of the published norm, of a RepBN and of a LayerNorm load as they are; what
     the source lacks keeps its value, and the ratio becomes the source's (1 for LayerNorm).
     """
 
     _abbr_ = 'ln'
+    # For torch.jit.trace, which would take the tensor in it for a constant of the graph.
+    __jit_ignored_attributes__ = ['_seen']
+    #: The buffer that the branch was last derived from, and how often it had been written to.
+    _seen: tuple[Tensor | None, int] = (None, 0)
 
     def __init__(self, num_features: int, eps: float = 1e-5, momentum: float = 0.1) -> None:
         super().__init__()
@@ -173,32 +189,66 @@ class PRepBN(nn.Module):
         self.ln = nn.LayerNorm(num_features, eps=eps)
         self.repbn = RepBN(num_features, momentum=momentum)
         self.register_buffer('ratio', torch.tensor(1.0))
-        # What the forward pass branches on. Reading the buffer there would stall a GPU at
-        # every norm; a float here would recompile a compiled graph at every iteration.
+        # What the forward pass branches on, derived from the buffer. Reading that there would stall
+        # a GPU at every norm; a float here would recompile a compiled graph at every iteration.
         self._phase = 'layer_norm'
 
     def set_ratio(self, value: float) -> None:
         """Set the ratio ``g``.
 
         Raises:
-            ValueError: ``value`` is outside [0, 1] or not a number.
+            InputError: ``value`` is outside [0, 1] or not a number.
         """
         if not 0.0 <= value <= 1.0:
-            raise ValueError(f'ratio must lie in [0, 1], but got {value}.')
+            raise InputError(f'ratio must lie in [0, 1], but got {value}.')
         self.ratio.fill_(value)
-        self._phase = _phase(float(value))
+        # As the buffer's type rounds it.
+        self._note(float(torch.tensor(value, dtype=self.ratio.dtype)))
 
     def sync_ratio(self) -> float:
-        """Follow the buffer after something replaced its value in place; return the ratio."""
+        """Follow the buffer after something wrote to it; return the ratio."""
         value = float(self.ratio)
-        self._phase = _phase(value)
+        self._note(value)
         return value
+
+    def _note(self, value: float) -> None:
+        self._phase = {0.0: 'repbn', 1.0: 'layer_norm'}.get(value, 'blend')
+        if self.ratio.device.type not in _FREE_TO_READ:
+            self._seen = self.ratio, _version(self.ratio)
+
+    def _follow(self) -> None:
+        if _is_readable(self.ratio):
+            self.sync_ratio()
+
+    def train(self, mode: bool = True) -> 'PRepBN':
+        self._follow()
+        return super().train(mode)
+
+    def _apply(self, fn, recurse=True):
+        super()._apply(fn, recurse)
+        self._follow()
+        return self
+
+    def __setstate__(self, state: dict) -> None:
+        super().__setstate__(state)
+        self._follow()
+
+    def _branch(self) -> str:
+        """Return what the forward pass computes, having followed the buffer where that is cheap."""
+        ratio = self.ratio
+        if _is_readable(ratio) and (
+            ratio.device.type in _FREE_TO_READ
+            or not (self.training or (self._seen[0] is ratio and self._seen[1] == _version(ratio)))
+        ):
+            self.sync_ratio()
+        return self._phase
 
     def forward(self, x: Tensor) -> Tensor:
         _check_channels_last(self, x)
-        if self._phase == 'repbn':
+        branch = self._branch()
+        if branch == 'repbn':
             return _keep_in_graph(self.repbn(x), self.ln)
-        if self._phase == 'layer_norm':
+        if branch == 'layer_norm':
             if self.repbn.bn.training:
                 self.repbn.bn.update_statistics(x.detach().flatten(0, -2), valid_rows(x))
             return _keep_in_graph(self.ln(x), self.repbn)
@@ -220,29 +270,41 @@ class PRepBN(nn.Module):
         """Return the :class:`ChannelAffine` that this norm is at inference.
 
         Raises:
-            ValueError: the ratio is not 0, so that there is no such map.
+            InputError: the ratio is not 0, so that there is no such map.
         """
         return channel_affine(*foldable_affine(self), dtype=self.repbn.eta.dtype)
 
     def _load_from_state_dict(
         self, state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
     ):
-        entries = _entries_below(state_dict, prefix)
+        entries = entries_below(state_dict, prefix)
         if entries and not _is_native(entries, {'ratio'}):
             own = {name: value.detach() for name, value in self.state_dict().items()}
             replace_entries(state_dict, prefix, {**own, **canonical_norm(entries)})
         super()._load_from_state_dict(
             state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
         )
-        if not self.ratio.is_meta:
-            self.sync_ratio()
+        self._follow()
 
     def extra_repr(self) -> str:
         return str(self.num_features)
 
 
-def _phase(ratio: float) -> str:
-    return {0.0: 'repbn', 1.0: 'layer_norm'}.get(ratio, 'blend')
+def _is_readable(tensor: Tensor) -> bool:
+    """Whether ``tensor`` has a value that may decide a branch: not in a graph that is being made,
+    not on the meta device, and not a stand-in (fake, distributed, or transformed by ``vmap``)."""
+    return not (
+        torch.compiler.is_compiling()
+        or torch.jit.is_tracing()
+        or type(tensor) is not Tensor
+        or tensor.is_meta
+        or torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+    )
+
+
+def _version(tensor: Tensor) -> int:
+    # Tensors made in inference mode do not count writes.
+    return 0 if tensor.is_inference() else tensor._version
 
 
 def _keep_in_graph(out: Tensor, idle: nn.Module) -> Tensor:
@@ -251,12 +313,6 @@ def _keep_in_graph(out: Tensor, idle: nn.Module) -> Tensor:
     if not (torch.is_grad_enabled() and idle.training and is_distributed()):
         return out
     return out + sum(0 * p.sum() for p in idle.parameters() if p.requires_grad)
-
-
-def _entries_below(state_dict, prefix: str):
-    return {
-        key[len(prefix) :]: value for key, value in state_dict.items() if key.startswith(prefix)
-    }
 
 
 def _is_native(entries, required) -> bool:
@@ -283,12 +339,12 @@ def foldable_affine(norm: nn.Module) -> tuple[Tensor, Tensor]:
         norm: a :class:`RepBN`, a :class:`PRepBN` at ratio 0 or a :class:`ChannelAffine`.
 
     Raises:
-        ValueError: the norm is none of these, or its ratio is not 0.
+        InputError: the norm is none of these, or its ratio is not 0.
     """
     if isinstance(norm, PRepBN):
         ratio = float(norm.ratio)
         if ratio != 0:
-            raise ValueError(
+            raise InputError(
                 f'ratio is {ratio:.4g}: a PRepBN folds only at ratio 0; finish the schedule, or '
                 'drop the LayerNorm branch knowingly with drop_layer_norm=True.'
             )
@@ -300,7 +356,9 @@ def foldable_affine(norm: nn.Module) -> tuple[Tensor, Tensor]:
         return a.detach(), (bn.bias.double() - scale * bn.running_mean.double()).detach()
     if isinstance(norm, ChannelAffine):
         return norm.weight.detach().double(), norm.bias.detach().double()
-    raise ValueError(f'{type(norm).__name__} is no affine map at inference; RepBN and PRepBN are.')
+    raise InputError(
+        f'{type(norm).__name__} is not an affine map at inference; RepBN and PRepBN are.'
+    )
 
 
 def channel_affine(a: Tensor, c: Tensor, dtype: torch.dtype = torch.float32) -> ChannelAffine:

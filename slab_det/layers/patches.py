@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from slab_det.errors import InputError
+
 from .folding import fold_norm_after_conv, fold_norm_into_linear
 from .padding import follow_map
 
@@ -40,11 +42,11 @@ class PatchEmbed(nn.Module):
         """Return tokens ``(B, H * W, C)`` of an image ``(B, in_chans, h, w)``, H and W.
 
         Raises:
-            ValueError: the image is smaller than a patch.
+            InputError: the image is smaller than a patch.
         """
         height, width = x.shape[-2:]
         if min(height, width) < self.patch_size:
-            raise ValueError(
+            raise InputError(
                 f'image is {height}x{width} pixels (height x width), smaller than a patch of '
                 f'{self.patch_size}x{self.patch_size}; resize it to at least one patch.'
             )

@@ -7,7 +7,14 @@ from typing import Any
 from torch import nn
 
 from slab_det.errors import InputError
-from slab_det.values import check_choice, check_count, check_fraction, check_point, is_count
+from slab_det.values import (
+    check_choice,
+    check_count,
+    check_fraction,
+    check_point,
+    check_type,
+    is_count,
+)
 
 from .norms import PRepBN
 
@@ -146,9 +153,9 @@ class PRepBNScheduler:
         begin_iter, end_iter: ``begin`` and ``end`` as iterations, whole or not.
 
     Raises:
-        TypeError: ``model`` is not a module.
-        InputError: an argument is out of its range, ``end`` does not lie after ``begin``, the model
-            has no PRepBN, or ``start_ratio`` is None and its PRepBN modules disagree.
+        InputError: ``model`` is not a module, an argument is out of its range, ``end`` does not lie
+            after ``begin``, the model has no PRepBN, or ``start_ratio`` is None and its PRepBN
+            modules disagree.
     """
 
     def __init__(
@@ -275,8 +282,9 @@ class PRepBNScheduler:
 
 
 def _named_norms(model: nn.Module) -> dict[str, PRepBN]:
-    if not isinstance(model, nn.Module):
-        raise TypeError(f'model={model!r:.60} is not a torch.nn.Module: build the model first.')
+    check_type(
+        'model', model, isinstance(model, nn.Module), 'a torch.nn.Module: build the model first'
+    )
     norms = {name: module for name, module in model.named_modules() if isinstance(module, PRepBN)}
     if not norms:
         raise InputError(

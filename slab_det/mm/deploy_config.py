@@ -4,6 +4,8 @@ from typing import Any
 
 from mmengine.config import Config, ConfigDict
 
+from .config_walk import kind_of, rebuild
+
 #: Norms that a re-parameterized network no longer has, and hooks that need them.
 NORMS = ('PRepBN', 'RepBN')
 HOOKS = ('PRepBNHook', 'BNCalibrationHook', 'ReparameterizeHook')
@@ -17,29 +19,23 @@ def deploy_config(cfg: Config) -> Config:
     a PRepBN are left out.
     """
     cfg = Config(cfg.to_dict())
-    cfg.model = _deploy(cfg.model)
-    cfg.custom_hooks = [hook for hook in cfg.get('custom_hooks') or [] if hook['type'] not in HOOKS]
+    cfg.model = rebuild(cfg.model, _deploy)
+    cfg.custom_hooks = [
+        hook for hook in cfg.get('custom_hooks') or [] if kind_of(hook) not in HOOKS
+    ]
     cfg.load_from = None
     cfg.resume = False
     return cfg
 
 
 def _deploy(node: Any) -> Any:
-    if isinstance(node, (list, tuple)):
-        return type(node)(_deploy(item) for item in node)
-    if not isinstance(node, dict):
-        return node
-    if _is_ours(node.get('type')):
+    if isinstance(node, dict) and _is_ours(node.get('type')):
         return ConfigDict({**node, 'deploy': True, 'init_cfg': None})
-    if node.get('type') in NORMS:
-        # Running statistics are gone, so their momentum has no meaning; mmcv passes an eps itself.
-        return ConfigDict(
-            {
-                **{key: value for key, value in node.items() if key not in ('momentum', 'eps')},
-                'type': 'ChannelAffine',
-            }
-        )
-    return ConfigDict({key: _deploy(value) for key, value in node.items()})
+    if kind_of(node) not in NORMS:
+        return node
+    # Running statistics are gone, so their momentum has no meaning; mmcv passes an eps itself.
+    rest = {key: value for key, value in node.items() if key not in ('momentum', 'eps')}
+    return ConfigDict({**rest, 'type': 'ChannelAffine'})
 
 
 def _is_ours(type_: Any) -> bool:

@@ -7,6 +7,7 @@ import torch
 from timm.layers import ClassifierHead, DropPath, Mlp, calculate_drop_path_rates, trunc_normal_
 from torch import Tensor, nn
 
+from slab_det.errors import InputError
 from slab_det.layers import (
     ConvPatchEmbed,
     DepthwiseMlp,
@@ -277,7 +278,7 @@ class PyramidTransformer(FeatureStages):
 
         if not fits(min(height, width)):
             least = next(side for side in range(1, 2**20) if fits(side))
-            raise ValueError(
+            raise InputError(
                 f'{name} is {height}x{width} pixels (height x width), but with '
                 f'sr_ratios={self.sr_ratios} each side must hold at least {least}; '
                 'resize or pad it.'

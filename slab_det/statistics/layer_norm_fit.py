@@ -1,16 +1,18 @@
 """Beginning the RepBN branch of PRepBN where LayerNorm is, instead of untrained."""
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
-from slab_det.layers import PRepBN
-from slab_det.layers.batch_norm import is_distributed
+from slab_det.errors import InputError
+from slab_det.layers import PRepBN, RepBN
 
-from .calibration import Progress, check_run, frozen_parameters, modes_kept, run_watched
+from .moments import Moments
+from .passes import Progress, check_run, frozen_parameters, run_watched
+from .sites import modes_kept
 
 
 @torch.no_grad()
@@ -37,35 +39,36 @@ def fit_repbn_to_layer_norm(
 
     Args:
         model: a model whose PRepBN are all at ratio 1, as after loading a LayerNorm checkpoint.
-        batches, forward, progress: see :func:`slab_det.statistics.calibration.calibrate_batch_norm`.
+        batches, forward, progress: see :func:`~slab_det.statistics.calibrate_batch_norm`.
 
     Returns:
-        By norm, the share of the variance of LayerNorm's output, over all channels, that the new branch
-        explains: 1 where both are equal. Norms that fewer than two tokens reach are left alone.
+        By norm, the share of the variance of LayerNorm's output, over all channels, that the new
+        branch explains: 1 where both are equal. Norms that fewer than two tokens reach are left
+        alone.
 
     Raises:
-        TypeError: an argument is of a type that it cannot be.
-        ValueError: there is no PRepBN, a ratio is not 1, or ``batches`` is empty.
+        InputError: an argument is of a wrong type, there is no PRepBN, a ratio is not 1, or
+            ``batches`` is empty.
     """
     check_run(model, batches, forward, progress)
     norms = {name: module for name, module in model.named_modules() if isinstance(module, PRepBN)}
     if not norms:
-        raise ValueError(
+        raise InputError(
             f'{type(model).__name__} has no PRepBN to fit: build it with '
             "norm_cfg=dict(type='PRepBN')."
         )
     lowest = min(float(norm.ratio) for norm in norms.values())
     if lowest != 1:
-        raise ValueError(
+        raise InputError(
             f'a PRepBN is at ratio {lowest:.4g}, not 1: only a network that still runs on '
             'LayerNorm has a branch to fit to; load a LayerNorm checkpoint.'
         )
     forward = forward or getattr(model, 'test_step', None) or model
-    moments = {name: _JointMoments(norm) for name, norm in norms.items()}
+    moments = {name: Moments(norm.ln.weight, quantities=2) for name, norm in norms.items()}
     with frozen_parameters(model), modes_kept(model):
         model.eval()
         run_watched(
-            [(norms[name], moment.watch) for name, moment in moments.items()],
+            [(norms[name], partial(_watch, moment)) for name, moment in moments.items()],
             forward,
             batches if progress is None else progress(batches, 1),
             like=next(iter(norms.values())).ratio,
@@ -74,61 +77,28 @@ def fit_repbn_to_layer_norm(
     for name, moment in moments.items():
         moment.reduce()
         if moment.count > 1:
-            explained[name] = moment.write()
+            explained[name] = _write(norms[name].repbn, moment)
     return explained
 
 
-class _JointMoments:
-    """Number, means, squared deviations and their products of a norm's input x and LayerNorm's
-    output y, as rows ``x, y`` and ``xx, xy, yy``, merged in float64."""
-
-    def __init__(self, norm: PRepBN) -> None:
-        self.norm = norm
-        like = dict(dtype=torch.float64, device=norm.ratio.device)
-        self.count = torch.zeros((), **like)
-        self.means = torch.zeros(2, norm.num_features, **like)
-        self.products = torch.zeros(3, norm.num_features, **like)
-
-    @torch.no_grad()
-    def watch(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        x = inputs[0].detach().flatten(0, -2)
-        if not x.shape[0]:
-            return
+@torch.no_grad()
+def _watch(moments: Moments, norm: PRepBN, inputs: tuple[Tensor, ...]) -> None:
+    """Add the input x of a norm and LayerNorm's output y."""
+    x = inputs[0].detach().flatten(0, -2)
+    if x.shape[0]:
         with torch.autocast(x.device.type, enabled=False):
-            x = x.to(module.ln.weight.dtype)
-            both = torch.stack([x, module.ln(x)])
-        means = both.mean(1)
-        x, y = both - means[:, None]
-        products = torch.stack([(x * x).sum(0), (x * y).sum(0), (y * y).sum(0)]).double()
-        count, means = torch.full_like(self.count, x.shape[0]), means.double()
-        total = self.count + count
-        x, y = means - self.means
-        self.products += products + torch.stack([x * x, x * y, y * y]) * (
-            self.count * count / total
-        )
-        self.means += (means - self.means) * (count / total)
-        self.count = total
+            x = x.to(norm.ln.weight.dtype)
+            moments.add(torch.stack([x, norm.ln(x)]))
 
-    def reduce(self) -> None:
-        """Make them the moments of the tokens of all processes."""
-        if not is_distributed():
-            return
-        total = torch.cat([self.count[None], (self.count * self.means).flatten()])
-        dist.all_reduce(total)
-        means = total[1:].view_as(self.means) / total[0].clamp(min=1)
-        x, y = self.means - means
-        self.products += self.count * torch.stack([x * x, x * y, y * y])
-        dist.all_reduce(self.products)
-        self.count, self.means = total[0], means
 
-    def write(self) -> float:
-        """Set the branch; return the share of the variance of y that it explains."""
-        xx, xy, yy = self.products
-        bn = self.norm.repbn.bn
-        slope = torch.where(xx > 0, xy / xx.clamp(min=1e-300), torch.zeros_like(xx))
-        bn.running_mean.copy_(self.means[0])
-        bn.running_var.copy_(xx / (self.count - 1))
-        bn.weight.copy_(slope * torch.sqrt(xx / (self.count - 1) + bn.eps))
-        bn.bias.copy_(self.means[1])
-        self.norm.repbn.eta.zero_()
-        return float((slope * xy).sum() / yy.sum().clamp(min=1e-300))
+def _write(repbn: RepBN, moments: Moments) -> float:
+    """Set the branch; return the share of the variance of y that it explains."""
+    xx, xy, yy = moments.products
+    bn, var = repbn.bn, xx / (moments.count - 1)
+    slope = torch.where(xx > 0, xy / xx.clamp(min=1e-300), torch.zeros_like(xx))
+    bn.running_mean.copy_(moments.means[0])
+    bn.running_var.copy_(var)
+    bn.weight.copy_(slope * torch.sqrt(var + bn.eps))
+    bn.bias.copy_(moments.means[1])
+    repbn.eta.zero_()
+    return float((slope * xy).sum() / yy.sum().clamp(min=1e-300))

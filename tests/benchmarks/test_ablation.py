@@ -222,10 +222,12 @@ def test_a_run_is_finished_by_its_result_file_under_the_same_settings(tmp_path):
 
 
 def test_a_run_is_trained_by_one_process_at_a_time(tmp_path):
-    with runs.only_once(tmp_path / 'run'):
-        with pytest.raises(InputError, match='another process trains in'):
-            with runs.only_once(tmp_path / 'run'):
-                pass
+    with (
+        runs.only_once(tmp_path / 'run'),
+        pytest.raises(InputError, match='another process trains in'),
+        runs.only_once(tmp_path / 'run'),
+    ):
+        pass
     with runs.only_once(tmp_path / 'run'):
         pass
 
@@ -359,8 +361,8 @@ def train_tiny(work_dir, cell, last_checkpoint):
 
 
 def train_apart(work_dir, cell, last_checkpoint=None):
-    """Train on a process of its own, as the script does, and return its exit code; SIGKILL ends it while it
-    writes the ``last_checkpoint``-th, where that is given."""
+    """Train on a process of its own, as the script does, and return its exit code; SIGKILL ends it
+    while it writes the ``last_checkpoint``-th, where that is given."""
     process = multiprocessing.get_context('spawn').Process(
         target=train_tiny, args=(work_dir, cell, last_checkpoint)
     )
@@ -478,7 +480,8 @@ def test_pairs_of_both_attentions_are_taken_together(finished):
     differences = (
         (finished / 'docs.md').read_text().split('Differences in box AP', 1)[1].split('## ')[0]
     )
-    # Differences 1, 1, 1 (SLA), 1 and 3 (softmax): mean 1.4, variance 0.8, t of 4 degrees of freedom 2.776.
+    # Differences 1, 1, 1 (SLA), 1 and 3 (softmax): mean 1.4, variance 0.8, t of 4 degrees of
+    # freedom 2.776.
     assert row_of(differences, 'PRepBN', 'softmax and SLA')[0] == '**+1.4 ± 1.1**'
     assert row_of(differences, 'PRepBN', 'softmax')[0] == '+2.0 ± 12.7'
 
@@ -550,7 +553,8 @@ def test_padding_is_told_with_true_statistics_and_errors(finished):
             path.write_text(json.dumps(dict(json.loads(path.read_text()), calibration=calibration)))
     report.write_report(finished / 'docs.md', finished / 'runs')
     section = (finished / 'docs.md').read_text().split('## Padding')[1]
-    # True statistics: 30 and 32 against 22 and 20, differences 8 and 12, t of 1 degree of freedom 12.706.
+    # True statistics: 30 and 32 against 22 and 20, differences 8 and 12, t of 1 degree of freedom
+    # 12.706.
     assert row_of(section, 'tokens of images') == [
         '30.0 ± 0.0',
         '**+10.0 ± 0.0**',

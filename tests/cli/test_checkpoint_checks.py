@@ -160,7 +160,10 @@ def test_a_note_of_the_last_checkpoint_that_names_no_file_is_refused_with_what_i
 ):
     (tmp_path / 'last_checkpoint').write_text(name)
     cfg = Config(dict(work_dir=str(tmp_path), load_from=None))
-    sentence = f'--resume: {tmp_path}/last_checkpoint {fault}: name the checkpoint to go on from, --resume '
+    sentence = (
+        f'--resume: {tmp_path}/last_checkpoint {fault}: name the checkpoint to go on from, '
+        '--resume '
+    )
     refused(check_resume, cfg, Detector(), match=f'^{re.escape(sentence)}CHECKPOINT$')
     for age, file in enumerate(['best_coco_bbox_mAP_iter_12.pth', 'iter_12.pth', 'iter_8.pth']):
         (tmp_path / file).touch()
@@ -176,3 +179,25 @@ def test_resume_needs_more_than_weights(tmp_path):
         Detector(),
         match='no optimizer and no message_hub: .* load_from=',
     )
+
+
+def test_a_backbone_in_the_place_of_a_detector_is_told(tmp_path):
+    weights = {'layers.0.blocks.0.attn.qkv.weight': torch.ones(1)}
+    torch.save(dict(state_dict=weights), tmp_path / 'swin.pth')
+    refused(
+        check_fit,
+        str(tmp_path / 'swin.pth'),
+        Detector(),
+        'load_from',
+        whole=False,
+        match='is a Swin Transformer alone and not a detector: .*init_cfg of model.backbone',
+    )
+
+
+def test_whole_models_and_foreign_objects_are_refused_before_mmengine_meets_them(tmp_path):
+    torch.save(Detector(), tmp_path / 'model.pth')
+    refused(
+        read_checkpoint, str(tmp_path / 'model.pth'), 'load_from', match='load_from .*model.pth'
+    )
+    torch.save(dict(a=Detector), tmp_path / 'class.pth')
+    refused(read_checkpoint, str(tmp_path / 'class.pth'), 'load_from', match='running code from it')

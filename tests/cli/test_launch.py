@@ -2,7 +2,8 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from slab_det.cli import InputError, check_amp, launch, prepare_launcher
+from slab_det.cli import InputError, check_amp, launch
+from slab_det.cli.launch import prepare_launcher
 
 PLACE = dict(RANK='0', WORLD_SIZE='1', LOCAL_RANK='0', MASTER_ADDR='127.0.0.1', MASTER_PORT='29511')
 

@@ -1,4 +1,5 @@
-"""Every config: it builds, trains what it should with the hooks that it should, and is catalogued."""
+"""Every config: it builds, trains what it should with the hooks that it should, and is
+catalogued."""
 
 import copy
 from functools import cache
@@ -35,7 +36,8 @@ NORMS = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._BatchNorm, RepBN, PRe
 
 @cache
 def load(path):
-    """A config; reading takes a second, as mmengine searches all of mmdet's metafiles for a base."""
+    """A config; reading takes a second, as mmengine searches all of mmdet's metafiles for a
+    base."""
     return Config.fromfile(path)
 
 
@@ -98,7 +100,8 @@ def test_a_killed_training_resumes_to_the_same_numbers(path):
 
 
 def undecayed(model):
-    """Names of the parameters of norms, of positions and of class tokens, from the built modules."""
+    """Names of the parameters of norms, of positions and of class tokens, from the built
+    modules."""
     names = {
         f'{prefix}.{name}'
         for prefix, module in model.named_modules()
@@ -117,7 +120,8 @@ def test_exactly_norms_and_positions_take_no_weight_decay(config, model):
     base = cfg.optimizer.weight_decay
     decay = {id(p): group['weight_decay'] for group in groups for p in group['params']}
     free = undecayed(model)
-    if cfg.paramwise_cfg.get('bias_decay_mult') == 0:
+    assert cfg.constructor == 'SLABOptimWrapperConstructor'
+    if cfg.get('paramwise_cfg', {}).get('bias_decay_mult') == 0:
         free |= {name for name, _ in model.named_parameters() if name.endswith('.bias')}
     assert base > 0 and any(name.endswith('eta') for name in free)
     expected = {name: 0 if name in free else base for name, _ in model.named_parameters()}
@@ -240,7 +244,8 @@ def test_the_augmentation_runs_and_keeps_to_its_scales(path, tmp_path):
         height, width = results['inputs'].shape[1:]
         sizes.add((height, width))
         assert min(height, width) <= 800 and max(height, width) <= 1333
-        # A crop of at most 384 x 600 pixels may be a narrow strip, which the longer side then limits.
+        # A crop of at most 384 x 600 pixels may be a narrow strip, which the longer side then
+        # limits.
         assert min(height, width) in range(480, 801, 32) or max(height, width) >= 1332
         assert ('masks' in results['data_samples'].gt_instances) == ('mask-rcnn' in path.stem)
     assert len(sizes) > 6

@@ -234,3 +234,15 @@ def test_the_script_fails_in_one_sentence_and_writes_nothing(tmp_path, arguments
     assert done.returncode == 1 and words in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ['a.onnx', 'b.png', 'copied.py']
+
+
+def test_names_that_opencv_cannot_draw_are_numbers():
+    found = [
+        onnx_detector.Detections(
+            np.array([[10, 20, 60, 50]], np.float32), np.array([0.5]), np.array([1]), [name], None
+        )
+        for name in ('猫', '#1', '???')
+    ]
+    pictures = [draw(np.zeros((80, 90, 3), np.uint8), one) for one in found]
+    assert np.array_equal(pictures[0], pictures[1])
+    assert not np.array_equal(pictures[0], pictures[2])

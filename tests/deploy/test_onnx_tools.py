@@ -174,12 +174,10 @@ def test_export_refuses_bad_input_in_one_sentence(place, monkeypatch, capsys, tm
     text = sentence(config, place / 'unfinished.pth', '--out', out)
     assert 'ratio is 0.25' in text and 'tools/reparameterize.py --drop-layer-norm' in text
     assert 'another model' in sentence(
-        config, whole, '--out', out, '--cfg-options', 'model.roi_head.bbox_head.num_classes=7'
+        config, whole, '--out', out, '--cfg-options', 'model.rpn_head.feat_channels=8'
     )
     assert 'not a file' in sentence(config, place / 'none.pth', '--out', out)
-    assert 'ends in .onnx' in sentence(config, whole, '--out', tmp_path / 'a.txt')
     assert 'is a file, give a folder' in sentence(config, whole, '--out', whole / 'a.onnx')
-    assert 'give a height' in sentence(config, whole, '--out', out, '--size', 0, 5)
     assert 'not an image' in sentence(config, whole, '--out', out, '--image', place / 'truth.json')
     assert 'test_cfg.nms' in sentence(
         config, whole, '--out', out, '--cfg-options', 'model.test_cfg.rcnn.nms.type=soft_nms'
@@ -202,15 +200,5 @@ def test_evaluation_and_quantization_refuse_bad_input_in_one_sentence(
     )
     assert 'a.onnx is not a file' in fails(
         monkeypatch, capsys, 'quantize_onnx', tmp_path / 'a.onnx', '--calib', place / 'images'
-    )
-    assert 'ends in .onnx' in fails(
-        monkeypatch,
-        capsys,
-        'quantize_onnx',
-        tmp_path / 'a.onnx',
-        '--calib',
-        place / 'images',
-        '--out',
-        tmp_path / 'b',
     )
     assert os.listdir(tmp_path) == ['empty']

@@ -41,7 +41,7 @@ def no_prepbn(monkeypatch):
 
 
 def ratio_above_0(monkeypatch):
-    reparameterize(nn.Sequential(nn.Linear(4, 4), PRepBN(4)))
+    reparameterize(nn.ModuleDict({'norm1': PRepBN(4)}))
 
 
 def newer_mmcv(monkeypatch):

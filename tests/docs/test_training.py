@@ -38,8 +38,8 @@ def fixed_parts(node):
 
 
 def key_phrase(parts):
-    """Return the first three or more words of a warning that no value interrupts, without the hook's
-    name before and up to the next stop; None where there are none."""
+    """Return the first three or more words of a warning that no value interrupts, without the
+    hook's name before and up to the next stop; None where there are none."""
     for part in parts:
         for phrase in re.split(r'[:;,.(](?:\s|$)', re.sub(r'^\w+Hook: ', '', part)):
             if len(phrase.split()) >= 3:
@@ -48,8 +48,8 @@ def key_phrase(parts):
 
 
 def warnings_in(source):
-    """Return line and key phrase of each call of ``warning``, ``warn`` and of a hook's own ``_warn``;
-    what ``_warn`` itself hands on is none."""
+    """Return line and key phrase of each call of ``warning``, ``warn`` and of a hook's own
+    ``_warn``; what ``_warn`` itself hands on is none."""
     found = []
 
     def visit(node):
@@ -103,8 +103,8 @@ def test_the_page_explains_a_warning(path, line, phrase):
         f'{path}:{line}: write the text of the warning in the call, with three words in a row'
     )
     assert any(phrase in quote for quote in QUOTES), (
-        f'docs/training.md, last table, does not explain the warning "... {phrase} ..." of {path}:{line}: '
-        f'add a row | `... {phrase} ...` | what it means | what to do |'
+        f'docs/training.md, last table, does not explain the warning "... {phrase} ..." '
+        f'of {path}:{line}: add a row | `... {phrase} ...` | what it means | what to do |'
     )
 
 

@@ -126,8 +126,8 @@ def write_config(
 
 
 def assert_repeats(cut, whole, begun, last):
-    """The second start of ``cut`` went on after iteration ``begun``, and from there on as ``whole``, the
-    uninterrupted run; ``last`` is the name of the checkpoint at the end."""
+    """The second start of ``cut`` went on after iteration ``begun``, and from there on as
+    ``whole``, the uninterrupted run; ``last`` is the name of the checkpoint at the end."""
     (expected,) = records(whole)
     _, second = records(cut)
     assert (min(second), max(second), max(expected)) == (begun + 1, 18, 18)

@@ -118,6 +118,15 @@ def test_other_conversions_keep_the_output(from_, to, ratio, new_type):
     assert torch.equal(model(x), expected)
 
 
+def test_decoder_layers_of_torch_keep_their_output():
+    torch.manual_seed(0)
+    model = nn.TransformerDecoderLayer(8, 2, 16, batch_first=True).eval()
+    queries, memory = torch.randn(2, 3, 8), torch.randn(2, 5, 8)
+    expected = model(queries, memory)
+    assert convert_norms(model) == 3
+    assert torch.equal(model(queries, memory), expected)
+
+
 def test_a_second_conversion_does_not_touch_the_branches():
     model = random_model()
     convert_norms(model)
@@ -134,12 +143,12 @@ def blend():
 @pytest.mark.parametrize(
     'model, options, words',
     [
-        (Block(), dict(to='BN'), "to='BN' is no norm"),
-        (Block(), dict(from_='GN'), "from_='GN' is no norm"),
+        (Block(), dict(to='BN'), "to='BN' is not a norm"),
+        (Block(), dict(from_='GN'), "from_='GN' is not a norm"),
         (Block(), dict(to='RepBN'), 'the output would change'),
         (Block(), dict(where='neck'), "Block has no LN whose name fits where='neck'"),
-        (Block(), dict(where='('), 'no regular expression'),
-        (Block(), dict(where=3), 'where=3 is no regular expression'),
+        (Block(), dict(where='('), 'neither a regular expression'),
+        (Block(), dict(where=3), 'where=3 is neither a regular expression'),
         (nn.LayerNorm(6), {}, 'model is itself a LayerNorm'),
         (nn.Sequential(nn.LayerNorm(6), LayerNorm2d(6)), {}, '1 is a LayerNorm2d'),
         (nn.Sequential(nn.LayerNorm(6), nn.LayerNorm((4, 6))), {}, r'dimensions \(4, 6\)'),

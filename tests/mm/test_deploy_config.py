@@ -1,6 +1,9 @@
 from mmengine.config import Config
 
+from slab_det.layers import PRepBN
+from slab_det.mm.backbones import SLABSwinTransformer
 from slab_det.mm.deploy_config import deploy_config
+from slab_det.mm.hooks import PRepBNHook
 
 
 def test_our_backbones_are_told_and_foreign_norms_are_replaced():
@@ -32,3 +35,21 @@ def test_our_backbones_are_told_and_foreign_norms_are_replaced():
     assert [hook.type for hook in new.custom_hooks] == ['RandomStateHook']
     assert new.load_from is None and new.resume is False
     assert 'deploy' not in cfg.model.backbone and len(cfg.custom_hooks) == 2
+
+
+def test_types_may_be_classes_and_scoped_names():
+    cfg = Config(
+        dict(
+            model=dict(
+                type='SoftTeacher',
+                detector=dict(
+                    backbone=dict(type=SLABSwinTransformer, norm_cfg=dict(type=PRepBN)),
+                    neck=dict(type='mmdet.FPN', norm_cfg=dict(type=PRepBN)),
+                ),
+            ),
+            custom_hooks=[dict(type=PRepBNHook), dict(type='mmdet.BNCalibrationHook')],
+        )
+    )
+    new = deploy_config(cfg)
+    assert new.model.detector.backbone.deploy is True
+    assert new.model.detector.neck.norm_cfg.type == 'ChannelAffine' and new.custom_hooks == []

@@ -290,8 +290,8 @@ def test_a_failure_leaves_the_old_statistics():
 @pytest.mark.parametrize(
     'change, message',
     [
-        (dict(max_passes=0), 'max_passes=0 must be at least 1'),
-        (dict(tolerance=-1), 'tolerance=-1 must be a number from 0 on'),
+        (dict(max_passes=0), 'max_passes=0 must be a whole number of at least 1'),
+        (dict(tolerance=-1), 'tolerance=-1 must be a number of at least 0'),
         (dict(batches=iter([])), 'list_iterator, which can be iterated only once'),
         (dict(batches=[]), 'batches is empty'),
         (dict(forward=lambda batch: None), 'no norm was reached by two tokens'),
@@ -308,17 +308,23 @@ def test_refuses_in_one_sentence(change, message):
 @pytest.mark.parametrize(
     'change, message',
     [
-        (dict(model='x.pth'), "model='x.pth' is no torch.nn.Module: build the model"),
-        (dict(batches=None), 'batches=None are no batches: give a list of them or a data loader'),
-        (dict(batches=5), 'batches=5 are no batches'),
-        (dict(batches='images/'), "batches='images/' are no batches"),
-        (dict(batches=dict(inputs=[])), "batches={'inputs': \\[]} are no batches"),
-        (dict(forward='predict'), "forward='predict' is no function: give one that runs the model"),
-        (dict(progress=True), 'progress=True is no function: .* leave it out'),
+        (dict(model='x.pth'), "model='x.pth' is not a torch.nn.Module: build the model"),
+        (
+            dict(batches=None),
+            'batches=None is not an iterable of batches: give a list of them',
+        ),
+        (dict(batches=5), 'batches=5 is not an iterable of batches'),
+        (dict(batches='images/'), "batches='images/' is not an iterable of batches"),
+        (dict(batches=dict(inputs=[])), "batches={'inputs': \\[]} is not an iterable of batches"),
+        (
+            dict(forward='predict'),
+            "forward='predict' is not a function: give one that runs",
+        ),
+        (dict(progress=True), 'progress=True is not a function: .* leave it out'),
         (dict(max_passes='3'), "max_passes='3' must be a whole number of at least 1"),
         (dict(max_passes=2.5), 'max_passes=2.5 must be a whole number'),
         (dict(max_passes=True), 'max_passes=True must be a whole number'),
-        (dict(tolerance=None), 'tolerance=None must be a number from 0 on, such as 0.01'),
+        (dict(tolerance=None), 'tolerance=None must be a number of at least 0, such as 0.01'),
         (dict(tolerance='0.01'), "tolerance='0.01' must be a number"),
         (dict(include_frozen='False'), "include_frozen='False' must be True or False"),
     ],

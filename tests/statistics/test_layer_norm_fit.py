@@ -121,10 +121,10 @@ def test_refuses_a_network_that_does_not_run_on_layer_norm():
 @pytest.mark.parametrize(
     'change, message',
     [
-        (dict(model='x.pth'), "model='x.pth' is no torch.nn.Module"),
-        (dict(batches=None), 'batches=None are no batches'),
-        (dict(forward='predict'), "forward='predict' is no function"),
-        (dict(progress=True), 'progress=True is no function'),
+        (dict(model='x.pth'), "model='x.pth' is not a torch.nn.Module"),
+        (dict(batches=None), 'batches=None is not an iterable of batches'),
+        (dict(forward='predict'), "forward='predict' is not a function"),
+        (dict(progress=True), 'progress=True is not a function'),
     ],
 )
 def test_wrong_types_are_named(change, message):

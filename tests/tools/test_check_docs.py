@@ -21,8 +21,8 @@ def test_the_documentation_of_the_project_parses(tool, capsys):
 
 def test_the_index_leads_to_every_page():
     index = (ROOT / 'docs/README.md').read_text()
-    pages = {path.name for path in (ROOT / 'docs').glob('*.md')} - {'README.md'}
-    assert {name for name in pages if f']({name})' not in index} == set()
+    pages = {path.stem for path in (ROOT / 'docs').glob('*.md')} - {'README', 'index'}
+    assert {name for name in pages if f']({name}.md)' not in index} == set()
     assert 'docs/README.md' in (ROOT / 'README.md').read_text()
 
 

@@ -1,11 +1,13 @@
 """.ci/run in a checkout whose test runner only prints."""
 
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).parents[2]
 #: Says what it was called with, and ends as pytest does; STATUS_STACK is its exit status.
@@ -89,3 +91,23 @@ def test_a_machine_without_python_3_13_is_told_and_fails(ci, tmp_path):
     assert done.returncode == 1
     assert 'error: no Python 3.13 with the venv module' in done.stdout
     assert done.stdout.splitlines()[-1].endswith('[onedl] nothing was tested, install Python 3.13')
+
+
+def test_the_workflow_runs_ci_on_every_supported_python():
+    workflow = yaml.safe_load((ROOT / '.github/workflows/tests.yml').read_text(encoding='utf-8'))
+    job = workflow['jobs']['tests']
+    setup = (ROOT / 'setup.py').read_text(encoding='utf-8')
+    supported = re.findall(r"'Programming Language :: Python :: (3\.\d+)'", setup)
+    setup_python = next(step for step in job['steps'] if step.get('id') == 'python')
+    # OpenMMLab's packages on each of their Pythons, the forks on theirs in every job.
+    forks, own = setup_python['with']['python-version'].splitlines()
+    assert own == '${{ matrix.python }}'
+    assert [*job['strategy']['matrix']['python'], forks] == supported
+    assert [step['run'] for step in job['steps'] if 'run' in step] == ['.ci/run']
+
+
+def test_pre_commit_runs_the_checks_of_the_suite():
+    (repository,) = yaml.safe_load((ROOT / '.pre-commit-config.yaml').read_text())['repos']
+    assert repository['repo'] == 'local'
+    programs = [' '.join(hook['entry'].split()[:2]) for hook in repository['hooks']]
+    assert programs == ['ruff check', 'ruff format', 'lint-imports']

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from slab_det.checkpoints import load_into
 from slab_det.cli.errors import run
@@ -60,6 +61,35 @@ def test_prints_what_became_of_every_entry_and_writes_the_file(convert, source, 
 
 
 @pytest.mark.parametrize(
+    'flags, place, shift',
+    [((), 'model', 0), (('--ema',), 'model_ema', 1), (('--no-ema',), 'model', 0)],
+)
+def test_plain_or_averaged_weights_are_taken_as_asked_and_named(
+    convert, tmp_path, capsys, flags, place, shift
+):
+    plain = PyramidVisionTransformer(**PVT).state_dict()
+    averaged = {
+        f'module.{key}': value + 1 if value.is_floating_point() else value
+        for key, value in plain.items()
+    }
+    torch.save({'model': plain, 'model_ema': averaged}, tmp_path / 'both.pth')
+    convert(tmp_path / 'both.pth', tmp_path / 'dst.pth', '--quiet', *flags)
+    assert f'weights of {place!r} taken' in capsys.readouterr().out
+    found = torch.load(tmp_path / 'dst.pth', weights_only=True)['state_dict']
+    key = 'patch_embed.proj.weight'
+    assert torch.equal(found[key], plain[key] + shift)
+
+
+@pytest.mark.parametrize('prefix', ['_orig_mod.', 'module._orig_mod.', 'model.'])
+def test_safetensors_and_wrapped_names_are_converted(convert, tmp_path, capsys, prefix):
+    plain = PyramidVisionTransformer(**PVT).state_dict()
+    save_file({prefix + key: value for key, value in plain.items()}, tmp_path / 'model.safetensors')
+    convert(tmp_path / 'model.safetensors', tmp_path / 'dst.pth', '--quiet')
+    found = torch.load(tmp_path / 'dst.pth', weights_only=True)['state_dict']
+    assert all(torch.equal(found[key], value) for key, value in plain.items())
+
+
+@pytest.mark.parametrize(
     'arguments, message',
     [
         (('no.pth', 'dst.pth'), 'SRC no.pth is not a file: give the path of a checkpoint'),
@@ -71,7 +101,7 @@ def test_prints_what_became_of_every_entry_and_writes_the_file(convert, source, 
         ),
         (
             ('src.pth', 'dst.pth', '--prefix', 'backbone.', '--family', 'deit'),
-            'pass --family pvt or auto',
+            'pass family pvt or auto',
         ),
     ],
 )

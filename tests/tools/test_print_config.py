@@ -34,7 +34,7 @@ def test_prints_and_writes_the_whole_config(call, capsys, tmp_path):
 
 def test_refuses_places_and_formats_that_cannot_be_written(call, capsys, tmp_path):
     with pytest.raises(SystemExit) as end:
-        call(CONFIG, '--save-path', str(tmp_path / 'no/such/folder/x.py'))
+        call(CONFIG, '--save-path', '/dev/null/folder/x.py')
     assert end.value.code == 1 and 'cannot be written' in capsys.readouterr().err
     with pytest.raises(SystemExit) as end:
         call(CONFIG, '--save-path', 'x.txt')

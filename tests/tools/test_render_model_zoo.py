@@ -115,8 +115,8 @@ def test_check_writes_nothing_and_notices_an_old_page(render, project):
     'file, text, words',
     [
         ('model-index.yml', 'Import: [configs/none.yml]', 'none.yml cannot be read: No such file'),
-        ('model-index.yml', 'Import: {', 'model-index.yml is no index or metafile'),
-        ('configs/family/metafile.yml', 'Models: []', 'metafile.yml is no index or metafile'),
+        ('model-index.yml', 'Import: {', 'model-index.yml is not an index or metafile'),
+        ('configs/family/metafile.yml', 'Models: []', 'metafile.yml is not an index or metafile'),
     ],
 )
 def test_bad_metafiles_end_in_one_sentence(render, project, file, text, words):

@@ -1,4 +1,4 @@
-"""tools/reparameterize.py as a user runs it: what it writes is an ordinary detector with the same detections."""
+"""tools/reparameterize.py as a user runs it: it writes a detector with the same detections."""
 
 import os
 import re

@@ -116,15 +116,13 @@ def test_draws_a_picture_per_image(tool, data, config):
 @pytest.mark.parametrize(
     'wrong, message',
     [
-        (['--num', '-1'], '--num is -1'),
-        (['--score-thr', '1.5'], '--score-thr is 1.5'),
         (['--split', 'test', '--cfg-options', 'test_dataloader=None'], '--split test'),
         (['--cfg-options', 'val_dataloader.dataset.data_root=nowhere'], 'nowhere'),
         ([], 'checkpoint'),
     ],
 )
 def test_bad_input_is_named_before_anything_is_written(tool, data, wrong, message):
-    from slab_det.cli import InputError, check_checkpoint  # noqa: F401
+    from slab_det.cli import InputError
 
     checkpoint = str(data / 'missing.pth')
     if wrong:

@@ -1,4 +1,4 @@
-"""Shows what keeps a detector's AP from 1: places, classes, background or objects not found.
+"""Show what keeps a detector's AP from 1: places, classes, background or objects not found.
 
 python tools/test.py CONFIG CHECKPOINT --cfg-options test_evaluator.outfile_prefix=results
 python tools/analysis/coco_errors.py results.bbox.json ANNOTATIONS --out errors.png
@@ -10,9 +10,16 @@ import io
 import json
 from pathlib import Path
 
-from slab_det.cli import InputError, run, whole_file, writable_folder
-
-FORMATS = ('.png', '.svg', '.pdf')
+from slab_det.cli import (
+    InputError,
+    add_traceback,
+    file_name,
+    print_table,
+    run,
+    user_input,
+    whole_file,
+    writable_folder,
+)
 
 
 def parse_args(arguments=None) -> argparse.Namespace:
@@ -34,21 +41,18 @@ def parse_args(arguments=None) -> argparse.Namespace:
     )
     parser.add_argument(
         '--out',
+        type=file_name('.png', '.svg', '.pdf'),
         metavar='FILE',
         default='coco_errors.png',
         help='picture, .png, .svg or .pdf (default: %(default)s)',
     )
-    parser.add_argument('--traceback', action='store_true', help='show the whole trace of an error')
+    add_traceback(parser)
     return parser.parse_args(arguments)
 
 
 def read_json(path: str, argument: str):
-    try:
+    with user_input(f'{argument} {path} cannot be read as JSON', OSError, ValueError):
         return json.loads(Path(path).read_text(encoding='utf-8'))
-    except OSError as error:
-        raise InputError(f'{argument} {path} cannot be read: {error.strerror}') from error
-    except ValueError as error:
-        raise InputError(f'{argument} {path} is no JSON ({error}): give a whole file') from error
 
 
 def read_results(path: str, kind: str, truth) -> list:
@@ -56,7 +60,7 @@ def read_results(path: str, kind: str, truth) -> list:
     needed = {'image_id', 'category_id', 'score', 'bbox' if kind == 'bbox' else 'segmentation'}
     if not isinstance(results, list) or not all(isinstance(one, dict) for one in results):
         raise InputError(
-            f"RESULTS.json {path} is no list of predictions: give COCO's result format"
+            f"RESULTS.json {path} is not a list of predictions: give COCO's result format"
         )
     if not results:
         raise InputError(f'RESULTS.json {path} holds no prediction: lower the score threshold')
@@ -92,10 +96,7 @@ def read_truth(path: str):
 
 def main(args: argparse.Namespace) -> None:
     out = Path(args.out)
-    if out.suffix not in FORMATS:
-        raise InputError(f'--out {out}: give a name that ends in {", ".join(FORMATS)}')
     writable_folder(out.parent, '--out')
-    from slab_det.cli.tables import text_table
     from slab_det.mm.analysis.coco_errors import CURVES, draw_errors, error_curves
 
     truth = read_truth(args.annotations)
@@ -103,19 +104,13 @@ def main(args: argparse.Namespace) -> None:
     average = curves.average_precision()
     rows = [
         (name, *(f'{value:.3f}' for value in column))
-        for name, column in zip(curves.names, average.T)
+        for name, column in zip([*curves.names, 'mean'], [*average.T, average.mean(axis=1)])
     ]
-    rows.append(('mean', *(f'{value:.3f}' for value in average.mean(axis=1))))
-    figure = draw_errors(curves, f'{args.results}, {args.kind}')
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(out, '--out') as path:
-        figure.savefig(path, format=out.suffix[1:], dpi=110)
-    print(text_table(('AP', *CURVES), rows))
-    print(
-        '\n'
-        + ', '.join(f'{name}: {meaning}' for name, meaning in CURVES.items())
-        + f'; each forgives what the ones before it do\n{out} written'
-    )
+    with whole_file(out, '--out') as part:
+        draw_errors(curves, f'{args.results}, {args.kind}').savefig(part, dpi=110)
+    print_table(('AP', *CURVES), rows)
+    meanings = ', '.join(f'{name}: {meaning}' for name, meaning in CURVES.items())
+    print(f'\n{meanings}; each also forgives what the ones before it do\n{out} written')
 
 
 if __name__ == '__main__':

@@ -1,4 +1,4 @@
-"""Draws learning rate and PRepBN ratio over a training that has not begun.
+"""Draw learning rate and PRepBN ratio over a training that has not begun.
 
 python tools/analysis/plot_schedule.py CONFIG --gpus 8 --auto-scale-lr --out schedule.png
 python tools/analysis/plot_schedule.py CONFIG --num-images 117266   # the data is elsewhere
@@ -14,17 +14,18 @@ from pathlib import Path
 from slab_det.cli import (
     InputError,
     add_config_arguments,
+    built_from,
+    check_fit,
     check_hooks,
     check_model,
     choose_work_dir,
+    file_name,
     load_config,
-    read_checkpoint,
+    number,
     run,
     whole_file,
     writable_folder,
 )
-
-FORMATS = ('.png', '.svg', '.pdf')
 
 
 def parse_args(arguments=None) -> argparse.Namespace:
@@ -35,18 +36,19 @@ def parse_args(arguments=None) -> argparse.Namespace:
     add_config_arguments(parser)
     parser.add_argument(
         '--out',
+        type=file_name('.png', '.svg', '.pdf'),
         metavar='FILE',
         help='picture, .png, .svg or .pdf (default: schedule.png in the work dir)',
     )
     parser.add_argument(
         '--num-images',
-        type=int,
+        type=number(int, 1),
         metavar='N',
         help='size of the training set (default: counted, which needs the data)',
     )
     parser.add_argument(
         '--gpus',
-        type=int,
+        type=number(int, 1),
         default=1,
         metavar='N',
         help='processes that train together (default: %(default)s)',
@@ -80,19 +82,17 @@ def count_images(cfg, config: str) -> int:
 
 def load_start(cfg, model) -> None:
     """Give the model the weights that training starts from, since they bring the ratio along."""
+    from slab_det.checkpoints import is_address
     from slab_det.layers import prepbn_modules
+    from slab_det.mm.config_walk import is_pretrained, walk_dicts
 
-    for module in model.modules():
-        init_cfg = getattr(module, 'init_cfg', None)
-        if (
-            isinstance(init_cfg, dict)
-            and '://' not in str(init_cfg.get('checkpoint', '://'))
-            and (prepbn_modules(module))
-        ):
+    for module in filter(prepbn_modules, model.modules()):
+        nodes = [node for _, node in walk_dicts(getattr(module, 'init_cfg', None))]
+        files = [node['checkpoint'] for node in nodes if is_pretrained(node)]
+        if files and not any(map(is_address, files)):
             module.init_weights()
-    if cfg.get('load_from') and '://' not in cfg.load_from:
-        content = read_checkpoint(cfg.load_from, 'load_from')
-        model.load_state_dict(content.get('state_dict', content), strict=False)
+    if cfg.get('load_from'):
+        check_fit(cfg.load_from, model, 'load_from', whole=False)  # fills the model
 
 
 def draw(schedule, title: str):
@@ -162,9 +162,6 @@ def describe(schedule) -> str:
 
 
 def main(args: argparse.Namespace) -> None:
-    for name, value in (('--gpus', args.gpus), ('--num-images', args.num_images)):
-        if value is not None and value < 1:
-            raise InputError(f'{name} is {value}: give a number from 1')
     cfg = load_config(args.config, args.cfg_options)
     if any(cfg.get(key) is None for key in ('train_dataloader', 'train_cfg', 'optim_wrapper')):
         raise InputError(
@@ -179,8 +176,6 @@ def main(args: argparse.Namespace) -> None:
         cfg.auto_scale_lr.enable = True
     choose_work_dir(cfg, args.config)
     out = Path(args.out or os.path.join(cfg.work_dir, 'schedule.png'))
-    if out.suffix not in FORMATS:
-        raise InputError(f'--out {out}: give a name that ends in {", ".join(FORMATS)}')
     writable_folder(out.parent, '--out')
     check_hooks(cfg, args.config)
     model = check_model(cfg, args.config)
@@ -191,7 +186,7 @@ def main(args: argparse.Namespace) -> None:
 
     init_default_scope(cfg.get('default_scope', 'mmdet'))
     images = args.num_images or count_images(cfg, args.config)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), built_from(args.config):
         warnings.simplefilter('ignore')  # that the schedulers step without the optimizer
         logger = MMLogger.get_current_instance()
         level = logger.level
@@ -204,10 +199,8 @@ def main(args: argparse.Namespace) -> None:
     title = f'{Path(args.config).stem}: {images} images, {schedule.batch_size} per iteration'
     if schedule.accumulation > 1:
         title += f', gradients of {schedule.accumulation} iterations accumulate'
-    figure = draw(schedule, title)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(out, '--out') as path:
-        figure.savefig(path, format=out.suffix[1:], dpi=120)
+    with whole_file(out, '--out') as part:
+        draw(schedule, title).savefig(part, dpi=120)
     print(f'{describe(schedule)}\n{out} written')
 
 

@@ -1,5 +1,5 @@
-# The detector of the ablation on BCCD: a RetinaNet with a small Swin at 256x192 on one CPU core. Norm,
-# attention, windows, seed and budget are set by benchmarks/ablation.py.
+# The detector of the ablation on BCCD: a RetinaNet with a small Swin at 256x192 on one CPU core.
+# Norm, attention, windows, seed and budget are set by benchmarks/ablation.py.
 _base_ = '../../../configs/examples/retinanet_slab-swin_bccd.py'
 scale = (256, 192)
 

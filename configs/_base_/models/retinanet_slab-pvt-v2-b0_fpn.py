@@ -1,5 +1,5 @@
-# The authors have released no weights of SLAB-PVTv2; these start at random. Weights of your own, or of
-# timm's pvt_v2 (with attn_types='SSSS'), are given by
+# The authors have released no weights of SLAB-PVTv2; these start at random. Weights of your own, or
+# of timm's pvt_v2 (with attn_types='SSSS'), are given by
 #   --cfg-options model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.checkpoint=FILE
 _base_ = 'mmdet::_base_/models/retinanet_r50_fpn.py'
 model = dict(

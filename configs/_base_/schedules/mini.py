@@ -5,15 +5,9 @@ val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 optim_wrapper = dict(
     type='OptimWrapper',
+    constructor='SLABOptimWrapperConstructor',
     optimizer=dict(type='AdamW', lr=2.5e-3, weight_decay=0.05),
-    # norm_decay_mult knows torch's norms, under any name, but not the eta of RepBN. Keys are parts of
-    # parameter names.
-    paramwise_cfg=dict(norm_decay_mult=0.0, bias_decay_mult=0.0, custom_keys={
-        'norm': dict(decay_mult=0.0),
-        'pos_embed': dict(decay_mult=0.0),
-        'cls_token': dict(decay_mult=0.0),
-        'positional_encoding': dict(decay_mult=0.0),
-        'relative_position_bias_table': dict(decay_mult=0.0)}),
+    paramwise_cfg=dict(bias_decay_mult=0.0),
     clip_grad=dict(max_norm=5.0, norm_type=2))
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, begin=0, end=100, by_epoch=False),

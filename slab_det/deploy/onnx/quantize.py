@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from slab_det.deploy.onnx_detector import OnnxDetector, read_image
+from slab_det.errors import InputError
+from slab_det.files import whole_file
 
 #: Endings of the files that are taken for calibration images.
 ENDINGS = ('.png', '.jpg', '.jpeg', '.bmp', '.webp', '.tif', '.tiff')
@@ -20,13 +22,13 @@ def calibration_images(folder: str | os.PathLike, number: int) -> list[Path]:
     """Return up to ``number`` images below ``folder``, evenly spread over their sorted names.
 
     Raises:
-        ValueError: there is no folder, or no image in it.
+        InputError: there is no folder, or no image in it.
     """
     if not os.path.isdir(folder):
-        raise ValueError(f'{folder} is not a folder; give one with images.')
+        raise InputError(f'{folder} is not a folder; give one with images.')
     files = sorted(path for path in Path(folder).rglob('*') if path.suffix.lower() in ENDINGS)
     if not files:
-        raise ValueError(
+        raise InputError(
             f'{folder} holds no image ({", ".join(ENDINGS)}); give a folder with images.'
         )
     if not 0 < number < len(files):
@@ -53,7 +55,7 @@ def quantize(
         The number of layers that were quantized.
 
     Raises:
-        ValueError: a file, an image, the method or the expression cannot be used.
+        InputError: a file, an image, the method or the expression cannot be used.
     """
     detector = OnnxDetector(source)
     return quantize_graph(
@@ -91,19 +93,19 @@ def quantize_graph(
         The number of layers that were quantized.
 
     Raises:
-        ValueError: the method or the expression cannot be used, or nothing is left to quantize.
+        InputError: the method or the expression cannot be used, or nothing is left to quantize.
     """
     import onnx
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     if method not in METHODS:
-        raise ValueError(f'method must be one of {", ".join(METHODS)}, but got {method!r}.')
+        raise InputError(f'method must be one of {", ".join(METHODS)}, but got {method!r}.')
     target = Path(target)
     try:
         pattern = None if keep is None else re.compile(keep)
     except re.error as error:
-        raise ValueError(
+        raise InputError(
             f'keep must be a regular expression, but got {keep!r}: {error}.'
         ) from error
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f'.{target.name}.') as folder:
@@ -119,7 +121,7 @@ def quantize_graph(
         layers = _layers(model)
         kept = [name for name in layers if pattern is not None and pattern.search(name)]
         if len(kept) == len(layers):
-            raise ValueError(
+            raise InputError(
                 f'keep={keep!r} fits all of the {len(layers)} layers; nothing is left to quantize.'
             )
         quantize_static(
@@ -149,8 +151,8 @@ def quantize_graph(
         onnx.helper.set_model_props(model, properties)
         _use_standard_domains(model)
         onnx.checker.check_model(model)
-        onnx.save(model, result)
-        os.replace(result, target)
+        with whole_file(target, 'target') as part:
+            onnx.save(model, part)
     return len(layers) - len(kept)
 
 

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from slab_det.errors import InputError
+
 #: The curves in the order in which errors are forgiven, and what each forgives.
 CURVES = {
     'C75': 'IoU 0.75',
@@ -56,15 +58,15 @@ def error_curves(truth, results: Sequence[dict[str, Any]], kind: str = 'bbox') -
         kind: ``'bbox'`` or ``'segm'``.
 
     Raises:
-        ValueError: no category has objects, or nothing was detected.
+        InputError: no category has objects, or nothing was detected.
     """
     if not results:
-        raise ValueError('results: there is no detection to analyse.')
+        raise InputError('results: there is no detection to analyse.')
     categories = truth.loadCats(truth.getCatIds())
     counted = {one['category_id'] for one in truth.anns.values() if not one.get('iscrowd')}
     chosen = [one for one in categories if one['id'] in counted]
     if not chosen:
-        raise ValueError('truth: no category has objects.')
+        raise InputError('truth: no category has objects.')
     curves = np.zeros((len(CURVES), 101, len(chosen)))
     for column, category in enumerate(chosen):
         found = [one for one in results if one['category_id'] == category['id']]
@@ -120,12 +122,12 @@ def _precision(
 
 
 def draw_errors(curves: ErrorCurves, title: str, most: int = 20):
-    """A matplotlib figure: the curves of all categories' mean, and each category's share of errors.
+    """Return a matplotlib figure: the mean curves, and each category's share of errors.
 
     Args:
         curves: of :func:`error_curves`.
         title: above the figure.
-        most: categories shown, those that lose most first.
+        most: number of categories shown, the lowest first.
     """
     from matplotlib.figure import Figure
 

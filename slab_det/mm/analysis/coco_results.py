@@ -11,7 +11,7 @@ from slab_det.mm.datasets.categories import COCO_THING_IDS
 def coco_results(
     sample, image_id: int, category_ids: Sequence[int], score_thr: float = 0.0
 ) -> list[dict[str, Any]]:
-    """The predicted instances of one image as entries of a COCO result file.
+    """Return the predicted instances of one image as entries of a COCO result file.
 
     Args:
         sample: mmdet's DetDataSample with ``pred_instances``.
@@ -21,9 +21,9 @@ def coco_results(
 
     Returns:
         Per instance ``image_id``, ``category_id``, ``bbox`` (left, top, width, height in pixels of
-        the image), ``score`` and, where masks were predicted, ``segmentation`` (compressed run
-        lengths, which pycocotools decodes). Where a detector predicts no boxes they are those of
-        the masks, the instances with an empty mask left out.
+        the image), ``score`` and, if masks were predicted, ``segmentation`` (compressed run
+        lengths, which pycocotools decodes). If a detector predicts no boxes, they are those of the
+        masks, and instances with an empty mask are left out.
     """
     from pycocotools import mask as mask_utils
 
@@ -57,8 +57,8 @@ def coco_results(
 
 
 def default_category_ids(classes: Sequence[str]) -> list[int]:
-    """Category numbers of labels where no annotation file says them: COCO's own for its 80 classes,
-    else label + 1."""
+    """Return category numbers of labels without an annotation file: COCO's own for its 80 classes,
+    otherwise label + 1."""
     from mmdet.datasets import CocoDataset
 
     if tuple(classes) == tuple(CocoDataset.METAINFO['classes']):

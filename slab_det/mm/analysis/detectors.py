@@ -51,8 +51,8 @@ def detector_cost(detector: nn.Module, shape: tuple[int, int]) -> dict[str, Cost
 
 
 def proposals_of(detector: nn.Module) -> int | None:
-    """Return how many proposals the second stage gets: ``test_cfg.rpn.max_per_img``, 1000 where
-    they come from outside; None where there is no second stage or it has learned proposals."""
+    """Return how many proposals the second stage gets: ``test_cfg.rpn.max_per_img``, 1000 if
+    they come from outside; None if there is no second stage or it has learned proposals."""
     if getattr(detector, 'roi_head', None) is None:
         return None
     if getattr(detector, 'rpn_head', None) is None:
@@ -88,7 +88,7 @@ def _boxes(like: Tensor, number: int) -> Tensor:
 
 
 def _sample(image: Tensor) -> DetDataSample:
-    """A sample with one object: some heads look at it in their forward pass."""
+    """Return a sample with one object: some heads look at it in their forward pass."""
     shape = tuple(image.shape[-2:])
     sample = DetDataSample(
         metainfo=dict(

@@ -1,8 +1,8 @@
 """Parameters and multiply-adds of a network, the products of attention included."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,18 +10,18 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
-from torch.utils.flop_counter import flop_registry, sdpa_flop
+from torch.utils.flop_counter import FlopCounterMode, flop_registry, sdpa_flop_count
 
 aten = torch.ops.aten
 
-#: Fused attention that torch's formulas leave out: what a CPU runs, and what other devices bring.
+#: Fused attention for which torch has no formula: what a CPU runs, and what other devices bring.
 FUSED_ATTENTION = (
     '_scaled_dot_product_flash_attention_for_cpu',
     '_scaled_dot_product_fused_attention_overrideable',
 )
 #: Operators that multiply activations with activations, by the beginning of their names.
 ATTENTION = ('bmm', 'baddbmm', '_scaled_dot_product', '_flash_attention', '_efficient_attention')
-#: mmcv's convolutions, which are no operators of torch, by class name; counted like plain ones.
+#: mmcv's convolutions, by class name: they are not operators of torch, so its counter misses them.
 DEFORMABLE_CONVS = ('DeformConv2d', 'ModulatedDeformConv2d')
 
 
@@ -52,11 +52,11 @@ class Cost:
 
 
 def count_costs(model: nn.Module, forward: Callable[[], Any]) -> dict[str, Cost]:
-    """Count what ``forward()`` costs in each direct child of ``model``.
+    """Count what ``forward()`` costs in each direct child of ``model``, by torch's FlopCounterMode.
 
     Args:
         model: the network; a parameter used in several places counts once.
-        forward: runs ``model``, on any device, ``'meta'`` included where its operators allow.
+        forward: runs ``model``, on any device, ``'meta'`` included if its operators allow that.
 
     Returns:
         name of the child -> cost, in the model's order, children that cost nothing left out.
@@ -64,61 +64,77 @@ def count_costs(model: nn.Module, forward: Callable[[], Any]) -> dict[str, Cost]
     """
     costs: dict[str, Cost] = defaultdict(Cost)
     for name, parameter in model.named_parameters():
-        costs[_child(name)].parameters += parameter.numel()
-    with torch.no_grad(), _without_fused_layers(), _followed(model, costs) as running:
-        with _Counting(costs, running):
-            forward()
+        costs[name.split('.')[0] if '.' in name else ''].parameters += parameter.numel()
+    formulas = {
+        getattr(aten, name): _fused_attention for name in FUSED_ATTENTION if hasattr(aten, name)
+    }
+    counter = FlopCounterMode(display=False, custom_mapping=formulas)
+    shapes_only = _ShapesOnly({*flop_registry, *formulas})
+    counter.mod_tracker = _NoModules()
+    following = _followed(model, costs, counter)
+    with torch.no_grad(), _without_fused_layers(), shapes_only, counter, following:
+        forward()
     order = ['', *(name for name, _ in model.named_children())]
     return {name: costs[name] for name in order if costs[name] != Cost()}
 
 
-class _Counting(TorchDispatchMode):
-    """Adds the multiply-adds of every operator to the costs of the child that runs.
+class _NoModules(nullcontext):
+    """In place of the counter's sums per module: their hooks miss a ``roi_head.forward`` that a
+    detector calls, and fail at views of a parameter, as in Deformable DETR."""
 
-    Counted operators return zeros of the right shape instead of doing their work: only shapes
-    matter, and this is most of the time that a network takes.
+    parents = frozenset({'Global'})
+
+
+def _fused_attention(query, key, value, *args, **kwargs) -> int:
+    return sdpa_flop_count(query, key, value)
+
+
+class _ShapesOnly(TorchDispatchMode):
+    """Lets ``operators`` return zeros of the right shape instead of doing their work.
+
+    Only shapes matter to the counter, and this work is most of the time that a network takes.
     """
 
-    def __init__(self, costs: dict[str, Cost], running: list[str]) -> None:
+    def __init__(self, operators: set) -> None:
         super().__init__()
-        self.costs = costs
-        self.running = running
-        self.formulas = dict(flop_registry)
-        for name in FUSED_ATTENTION:
-            if hasattr(aten, name):
-                self.formulas[getattr(aten, name)] = sdpa_flop
+        self.operators = operators
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        operator = func._overloadpacket
-        if operator not in self.formulas:
+        if func._overloadpacket not in self.operators:
             return func(*args, **kwargs)
         device = next(x.device for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor))
         args, kwargs = tree_map_only(torch.Tensor, lambda x: x.to('meta'), (args, kwargs))
-        out = func(*args, **kwargs)
-        # torch counts a multiplication and an addition as two operations.
-        multiply_adds = self.formulas[operator](*args, **kwargs, out_val=out) // 2
-        cost = self.costs[self.running[-1]]
-        cost.multiply_adds += multiply_adds
-        if operator.__name__.startswith(ATTENTION):
-            cost.attention += multiply_adds
-        return tree_map_only(torch.Tensor, lambda x: torch.zeros_like(x, device=device), out)
+        return tree_map_only(
+            torch.Tensor, lambda x: torch.zeros_like(x, device=device), func(*args, **kwargs)
+        )
 
 
 @contextmanager
-def _followed(model: nn.Module, costs: dict[str, Cost]) -> Iterator[list[str]]:
-    """Keep a stack of the children that are running, ``''`` at its bottom.
+def _followed(model: nn.Module, costs: dict[str, Cost], counter: FlopCounterMode) -> Iterator[None]:
+    """Add what ``counter`` counts to the costs of the child of ``model`` that runs.
 
-    ``forward`` is wrapped, on all modules: a detector calls ``roi_head.forward``, which no hook
-    sees, and methods of a child that are not its ``forward``.
+    ``forward`` is wrapped, on all modules: no hook sees the ``roi_head.forward`` of a detector.
     """
     running = ['']
+    settled: Counter = Counter()
+
+    def settle() -> None:
+        """Give what was counted since the last call to the child that ran meanwhile."""
+        counted = Counter(counter.flop_counts['Global'])
+        for operator, number in (counted - settled).items():
+            # torch counts a multiplication and an addition as two operations.
+            costs[running[-1]].multiply_adds += number // 2
+            if operator.__name__.startswith(ATTENTION):
+                costs[running[-1]].attention += number // 2
+        settled.update(counted - settled)
 
     def follow(child: str, module: nn.Module) -> Callable:
         forward = module.forward
         deformable = any(kind.__name__ in DEFORMABLE_CONVS for kind in type(module).__mro__)
 
         def followed(*args, **kwargs):
+            settle()
             running.append(child)
             try:
                 out = forward(*args, **kwargs)
@@ -126,6 +142,7 @@ def _followed(model: nn.Module, costs: dict[str, Cost]) -> Iterator[list[str]]:
                     costs[child].multiply_adds += out.numel() * module.weight[0].numel()
                 return out
             finally:
+                settle()
                 running.pop()
 
         return followed
@@ -135,7 +152,8 @@ def _followed(model: nn.Module, costs: dict[str, Cost]) -> Iterator[list[str]]:
         own[module] = module.__dict__.get('forward')
         module.forward = follow(name.split('.')[0], module)
     try:
-        yield running
+        yield
+        settle()
     finally:
         for module, forward in own.items():
             del module.forward
@@ -152,7 +170,3 @@ def _without_fused_layers() -> Iterator[None]:
         yield
     finally:
         torch.backends.mha.set_fastpath_enabled(enabled)
-
-
-def _child(parameter: str) -> str:
-    return parameter.split('.')[0] if '.' in parameter else ''

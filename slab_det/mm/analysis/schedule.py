@@ -8,7 +8,9 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
+from slab_det.errors import InputError
 from slab_det.layers import prepbn_modules
+from slab_det.mm.config_walk import kind_of
 
 
 @dataclass
@@ -59,7 +61,7 @@ def training_schedule(cfg, model: nn.Module, num_images: int, processes: int = 1
         processes: how many train together; each sees its share of the set.
 
     Raises:
-        ValueError: the optimizer or the data loader cannot be built without data, several
+        InputError: the optimizer or the data loader cannot be built without data, several
             optimizers, or what PRepBNHook raises.
     """
     from mmengine.hooks import ParamSchedulerHook
@@ -75,7 +77,7 @@ def training_schedule(cfg, model: nn.Module, num_images: int, processes: int = 1
         pin_memory=False,
     )
     loader.pop('prefetch_factor', None)
-    hooks = [hook for hook in cfg.get('custom_hooks') or () if _kind(hook) == 'PRepBNHook']
+    hooks = [hook for hook in cfg.get('custom_hooks') or () if kind_of(hook) == 'PRepBNHook']
     with tempfile.TemporaryDirectory() as folder:
         runner = Runner(
             model,
@@ -141,21 +143,17 @@ class _Optimizer:
 
 def _optimizer_of(cfg, model: nn.Module) -> _Optimizer:
     """An optimizer with one parameter for each of the learning rates of the config's."""
-    from mmengine.optim import OptimWrapper, build_optim_wrapper
+    from mmengine.optim import OptimWrapper
+
+    from slab_det.mm.optim import build_plain
 
     wrapper = dict(cfg.optim_wrapper)
     accumulation = wrapper.get('accumulative_counts', 1)
     if 'optimizer' not in wrapper:
-        raise ValueError(
+        raise InputError(
             'optim_wrapper has no optimizer: a schedule of several optimizers cannot be drawn.'
         )
-    if _kind(wrapper) == 'AmpOptimWrapper':  # the same rates, but it needs a GPU
-        wrapper = {
-            key: wrapper[key]
-            for key in ('optimizer', 'paramwise_cfg', 'constructor')
-            if key in wrapper
-        }
-    built = build_optim_wrapper(model, wrapper)
+    built = build_plain(model, wrapper)
     counts: dict[float, int] = {}
     for group in built.optimizer.param_groups:
         number = sum(value.numel() for value in group['params'] if value.requires_grad)
@@ -163,8 +161,3 @@ def _optimizer_of(cfg, model: nn.Module) -> _Optimizer:
     counts = {rate: counts[rate] for rate in sorted(counts, reverse=True) if counts[rate]}
     groups: list[dict] = [dict(params=[nn.Parameter(torch.zeros(1))], lr=rate) for rate in counts]
     return _Optimizer(OptimWrapper(torch.optim.SGD(groups, lr=max(counts))), counts, accumulation)
-
-
-def _kind(cfg: dict) -> str:
-    kind = cfg.get('type')
-    return (kind if isinstance(kind, str) else getattr(kind, '__name__', '')).split('.')[-1]

@@ -9,9 +9,15 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from slab_det.checkpoints import convert_state_dict, select_state_dict, stored_grid_sizes
+from slab_det.checkpoints import (
+    LoadReport,
+    convert_state_dict,
+    select_weights,
+    stored_grid_sizes,
+)
 from slab_det.deploy import reparameterize
 from slab_det.layers import maps_in_chunks, runs_in_chunks
+from slab_det.mm.config_walk import is_pretrained
 from slab_det.models import FeatureStages
 
 from .sources import open_checkpoint
@@ -33,10 +39,9 @@ class SLABBackbone(BaseModule):
         norm_eval: keep the statistics of every BatchNorm as they are while training.
         with_cp: recompute the blocks' activations in the backward pass to save memory.
         deploy: build the re-parameterized network, whose norms are folded.
-        init_cfg: ``dict(type='Pretrained', checkpoint=FILE, prefix=None, resize_grids=False)``
-            loads weights of any known origin, see :mod:`slab_det.checkpoints`; FILE is a path or
-            an address, see :func:`~slab_det.mm.backbones.sources.open_checkpoint`; ``resize_grids``
-            allows positional grids to be resized to the model's.
+        init_cfg: as mmengine takes it, a config or a list of them; ``dict(type='Pretrained',
+            checkpoint=FILE, ...)``, by name or by class, calls :meth:`load_pretrained` with what
+            follows the type.
     """
 
     def __init__(
@@ -48,7 +53,7 @@ class SLABBackbone(BaseModule):
         norm_eval: bool = False,
         with_cp: bool = False,
         deploy: bool = False,
-        init_cfg: dict[str, Any] | None = None,
+        init_cfg: dict[str, Any] | list[dict[str, Any]] | None = None,
     ) -> None:
         super().__init__(init_cfg)
         stages = len(net.layers)
@@ -101,34 +106,73 @@ class SLABBackbone(BaseModule):
         return tuple(maps)
 
     def init_weights(self) -> None:
-        """Load the checkpoint that ``init_cfg`` names; without one the weights stay as built."""
-        cfg = self.init_cfg
-        if not cfg or cfg['type'] != 'Pretrained':
+        """Initialize the weights as ``init_cfg`` says, from checkpoints last; without an
+        ``init_cfg`` they stay as built."""
+        cfgs = [self.init_cfg] if isinstance(self.init_cfg, dict) else self.init_cfg or []
+        drawn = [cfg for cfg in cfgs if not is_pretrained(cfg)]
+        if drawn or not cfgs:
+            whole, self.init_cfg = self.init_cfg, drawn
             super().init_weights()
-            return
-        path = cfg['checkpoint']
-        checkpoint = open_checkpoint(path)
-        source = select_state_dict(checkpoint, cfg.get('prefix'))
+            self.init_cfg = whole
+        for cfg in filter(is_pretrained, cfgs):
+            self.load_pretrained(**{key: value for key, value in cfg.items() if key != 'type'})
+        self._is_init = True
+
+    def load_pretrained(
+        self,
+        checkpoint: str,
+        prefix: str | None = None,
+        resize_grids: bool = False,
+        ema: bool | None = None,
+        map_location: Any = 'cpu',
+    ) -> LoadReport:
+        """Load weights of any known origin, see :mod:`slab_det.checkpoints`.
+
+        Args:
+            checkpoint: see :func:`~slab_det.mm.backbones.sources.open_checkpoint`.
+            prefix: take only the entries below it, for example ``'backbone.'``.
+            resize_grids: allow positional grids to be resized to the model's.
+            ema: which weights to take, see :func:`~slab_det.checkpoints.select_weights`.
+            map_location: as mmengine's ``PretrainedInit`` has it; without effect, because files
+                are read on the CPU and copied to where the parameters are.
+
+        Raises:
+            FileNotFoundError, CheckpointError: there is no such file, or it does not fit.
+        """
+        content = open_checkpoint(checkpoint)
+        source, taken = select_weights(content, prefix, ema)
+        state = self.state_dict()
         # Sources know nothing of the wrapper: its network is theirs, its output norms are norm{i}.
-        names = {key[4:] if key.startswith('net.') else key: key for key in self.state_dict()}
-        target = {name: self.state_dict()[key] for name, key in names.items()}
-        output_norms = tuple(f'norm{i}.' for i in self.out_indices)
-        source = {
-            key[4:] if key.startswith('net.') else key: value for key, value in source.items()
-        }
+        names = {key.removeprefix('net.'): key for key in state}
         weights, report = convert_state_dict(
             source,
-            target,
-            optional=output_norms,
-            resize_grids=cfg.get('resize_grids', False),
+            {name: state[key] for name, key in names.items()},
+            optional=tuple(f'norm{i}.' for i in self.out_indices),
+            resize_grids=resize_grids,
             grid_sizes=self.net.grid_sizes(),
-            source_grid_sizes=stored_grid_sizes(checkpoint),
+            source_grid_sizes=stored_grid_sizes(content),
         )
         self.load_state_dict({names[name]: value for name, value in weights.items()}, strict=False)
-        self._is_init = True
+        report.taken = taken
         MMLogger.get_current_instance().info(
-            f'Loaded {path} into {type(self).__name__}: {report.summary()}'
+            f'Loaded {checkpoint} into {type(self).__name__}: {report.summary()}'
         )
+        return report
+
+    def no_weight_decay(self) -> set[str]:
+        """Return the names of the transformer's parameters that take no weight decay besides norms
+        and biases."""
+        return {f'net.{name}' for name in self.net.no_weight_decay()}
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Return the transformer's ``group_matcher``, by which timm counts layers; with ``coarse``
+        a stage is one layer."""
+        return {
+            group: [(_inside_net(pattern), number) for pattern, number in patterns]
+            if isinstance(patterns, list)
+            else _inside_net(patterns)
+            for group, patterns in self.net.group_matcher(coarse).items()
+        }
 
     def train(self, mode: bool = True) -> 'SLABBackbone':
         """Switch between training and evaluation; what is frozen stays in evaluation."""
@@ -151,6 +195,10 @@ class SLABBackbone(BaseModule):
     def _freeze(self) -> None:
         for module in self._frozen():
             module.eval().requires_grad_(False)
+
+
+def _inside_net(pattern: str) -> str:
+    return rf'^net\.(?:{pattern.removeprefix("^")})'
 
 
 def pick_arch(

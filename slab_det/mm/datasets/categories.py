@@ -44,11 +44,11 @@ class Categories:
     stuff_of: tuple[int, ...]
 
     def thing_id(self, label: int) -> int:
-        """The category id of a thing by its index into THING_CLASSES."""
+        """Return the category id of a thing by its index into THING_CLASSES."""
         return self.things[self.thing_of[label]].id
 
     def stuff_id(self, label: int) -> int:
-        """The category id of a background by its index into STUFF_CLASSES."""
+        """Return the category id of a background by its index into STUFF_CLASSES."""
         return self.stuff[self.stuff_of[label]].id
 
 
@@ -64,7 +64,7 @@ SHAPES = Categories(
 
 
 def coco_categories() -> Categories:
-    """COCO's 80 things under their own numbers and its 53 stuff categories, as mmdet names them.
+    """Return COCO's 80 things, under their own numbers, and its 53 stuff categories.
 
     Stuff is numbered through from 92, while COCO's own numbers have gaps there.
 

@@ -4,6 +4,7 @@ import json
 import os
 from typing import Any
 
+import cv2
 import numpy as np
 
 from .categories import SHAPES, Categories
@@ -11,14 +12,14 @@ from .scenes import Scene
 
 
 def encode_rle(mask: np.ndarray) -> dict[str, list[int]]:
-    """Run lengths of a mask, in COCO's uncompressed form, which pycocotools and mmdet read.
+    """Return the run lengths of a mask in COCO's uncompressed form.
 
     Args:
         mask: bool (H, W).
 
     Returns:
         ``{'size': [H, W], 'counts': [...]}``, runs of 0 and 1 in turn, down the columns, starting
-        with the run of 0 (of length 0 where the first pixel is 1).
+        with the run of 0 (of length 0 if the first pixel is 1).
     """
     pixels = np.asarray(mask, bool).ravel(order='F')
     changes = np.flatnonzero(pixels[1:] != pixels[:-1]) + 1
@@ -29,10 +30,8 @@ def encode_rle(mask: np.ndarray) -> dict[str, list[int]]:
 
 
 def mask_box(mask: np.ndarray) -> list[int]:
-    """Left, top, width and height in pixels of a mask that is not empty."""
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    x, y = int(columns[0]), int(rows[0])
-    return [x, y, int(columns[-1]) - x + 1, int(rows[-1]) - y + 1]
+    """Return left, top, width and height in pixels of a mask that is not empty."""
+    return list(cv2.boundingRect(mask.astype(np.uint8)))
 
 
 class JsonWriter:

@@ -1,4 +1,4 @@
-"""Writes the built-in data set: a folder in COCO's layout, whole or not at all.
+"""Write the built-in data set: a folder in COCO's layout, whole or not at all.
 
 Layout::
 
@@ -27,6 +27,8 @@ from typing import Any
 
 from numpy.random import MT19937, RandomState, SeedSequence
 
+from slab_det.errors import InputError, SlabDetError
+
 from .categories import SHAPES, coco_categories
 from .coco import InstanceWriter
 from .panoptic import PanopticWriter, SemanticWriter, write_png
@@ -40,7 +42,7 @@ SPLITS = ('train', 'val')
 LAYOUTS = {'plain': '{}', 'coco': '{}2017'}
 
 
-class DatasetError(Exception):
+class DatasetError(SlabDetError):
     """The folder cannot be written; the message says why and what to do."""
 
 
@@ -65,7 +67,7 @@ def make_shapes_dataset(
             this function made it with other arguments, and refused in any other case.
         num_train, num_val: images per split, at least 1.
         size: smallest and largest side in pixels; height and width are drawn separately.
-        seed: a whole number from 0.
+        seed: a whole number of at least 0.
         panoptic: also write COCO's panoptic annotations; the backgrounds are its stuff.
         semantic: also write a map of the categories of all pixels per image.
         layout: ``'plain'``, or ``'coco'`` for the folder names and categories of COCO 2017, which
@@ -76,24 +78,26 @@ def make_shapes_dataset(
         True if the set was written, False if it was already there.
 
     Raises:
-        ValueError: an argument out of its range.
+        InputError: an argument out of its range.
         DatasetError: ``out`` holds files that this function did not write, or cannot be written.
         ImportError: ``layout='coco'`` without mmdet.
     """
     arguments = _checked(num_train, num_val, size, seed)
     if layout not in LAYOUTS:
-        raise ValueError(f'layout: got {layout!r}, expected one of {", ".join(LAYOUTS)}.')
+        raise InputError(f'layout: got {layout!r}, expected one of {", ".join(LAYOUTS)}.')
     arguments.update(panoptic=bool(panoptic), semantic=bool(semantic), layout=layout)
     out = os.path.abspath(out)
     if _is_made(out, arguments):
         return False
+    # slab_det.files writes single files whole; this is a folder, written aside and swapped in.
     parent = os.path.dirname(out)
     try:
         os.makedirs(parent, exist_ok=True)
         temporary = tempfile.mkdtemp(prefix=f'.{os.path.basename(out)}.', dir=parent)
     except OSError as error:
         raise DatasetError(
-            f'out: {out} cannot be written ({error.strerror}); choose a folder where you may write.'
+            f'out: {out} cannot be written ({error.strerror}); choose a folder that can be '
+            'written to.'
         ) from error
     try:
         made = os.path.join(temporary, 'new')
@@ -125,26 +129,26 @@ def _move_into_place(made: str, out: str, old: str) -> None:
 def _checked(num_train: int, num_val: int, size: tuple[int, int], seed: int) -> dict[str, Any]:
     for name, number in (('num_train', num_train), ('num_val', num_val)):
         if not isinstance(number, int) or number < 1:
-            raise ValueError(f'{name}: got {number!r}, expected a whole number of at least 1.')
+            raise InputError(f'{name}: got {number!r}, expected a whole number of at least 1.')
     if (
         len(tuple(size)) != 2
         or not all(isinstance(side, int) for side in size)
         or not MIN_SIDE <= size[0] <= size[1]
     ):
-        raise ValueError(
+        raise InputError(
             f'size: got {size!r}, expected the smallest and the largest side in whole '
             f'pixels, the smallest at least {MIN_SIDE}.'
         )
     if not isinstance(seed, int) or seed < 0:
-        raise ValueError(f'seed: got {seed!r}, expected a whole number from 0.')
+        raise InputError(f'seed: got {seed!r}, expected a whole number of at least 0.')
     return dict(num_train=num_train, num_val=num_val, size=list(size), seed=seed)
 
 
 def _is_made(out: str, arguments: dict[str, Any]) -> bool:
-    """Whether ``out`` holds this very set; False where it may be made (anew).
+    """Whether ``out`` holds exactly this set; False if it may be made, or made again.
 
     Raises:
-        DatasetError: ``out`` is no folder of ours, or was changed after it was made.
+        DatasetError: ``out`` was not made by this function, or was changed afterwards.
     """
     if not os.path.lexists(out):
         return False

@@ -28,10 +28,10 @@ def write_png(path: str, image: np.ndarray) -> None:
 
 
 def segment_map(scene: Scene) -> np.ndarray:
-    """One number per segment: thing k at k, background s of STUFF_CLASSES behind the last thing.
+    """Return one number per segment: thing k is k, the backgrounds follow the last thing.
 
     Returns:
-        int64 (H, W), from 1.
+        int64 (H, W), at least 1.
     """
     things = len(scene.labels)
     return np.where(scene.instances > 0, scene.instances, things + 1 + scene.stuff.astype(np.int64))

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.random import RandomState
 
+from slab_det.errors import InputError
+
 from .shapes import SURFACES, coverage, random_colour, surface
 
 # The one place for the class names: configs and tools take them from here or repeat them in this
@@ -59,10 +61,10 @@ def draw_scene(rng: RandomState, height: int, width: int) -> Scene:
         annotated, and nothing annotated that cannot be seen.
 
     Raises:
-        ValueError: a side below MIN_SIDE.
+        InputError: a side below MIN_SIDE.
     """
     if min(height, width) < MIN_SIDE:
-        raise ValueError(
+        raise InputError(
             f'height, width: got {height} x {width}, expected at least {MIN_SIDE} each.'
         )
     image, stuff = _background(rng, height, width)

@@ -11,6 +11,8 @@ import cv2
 import numpy as np
 from numpy.random import RandomState
 
+from slab_det.errors import InputError
+
 SURFACES = ('plain', 'gradient', 'stripes', 'checks', 'blotches')
 # Outlines are rasterised on a grid this many times finer, which gives edges of 17 grey levels.
 SUPERSAMPLING = 4
@@ -29,7 +31,7 @@ def _regular(corners: int, radii: Sequence[float] = (1.0,)) -> np.ndarray:
 
 
 def unit_outlines(name: str) -> list[np.ndarray]:
-    """Closed outlines of a class within the unit circle; a second one inside the first is a hole.
+    """Return the closed outlines of a class within the unit circle; a second one is a hole.
 
     Args:
         name: 'disk', 'box', 'triangle', 'star' or 'ring'.
@@ -38,27 +40,24 @@ def unit_outlines(name: str) -> list[np.ndarray]:
         Arrays of shape (corners, 2), columns x and y, y pointing down.
 
     Raises:
-        ValueError: for any other name.
+        InputError: for any other name.
     """
-    if name == 'disk':
-        return [_regular(64)]
-    if name == 'box':  # stands on a side, so that squeezing leaves a rectangle
-        side = math.sqrt(0.5)
-        return [np.array([[-side, -side], [side, -side], [side, side], [-side, side]])]
-    if name == 'triangle':
-        return [_regular(3)]
-    if name == 'star':
-        return [_regular(10, (1.0, 0.42))]
-    if name == 'ring':
-        return [_regular(64), _regular(64) * 0.55]
-    raise ValueError(
-        f"name: there is no outline for {name!r}; known are 'disk', 'box', "
-        "'triangle', 'star' and 'ring'."
-    )
+    outlines = {
+        'disk': [_regular(64)],
+        # Stands on a side, so that squeezing leaves a rectangle.
+        'box': [math.sqrt(0.5) * np.array([[-1.0, -1.0], [1.0, -1.0], [1.0, 1.0], [-1.0, 1.0]])],
+        'triangle': [_regular(3)],
+        'star': [_regular(10, (1.0, 0.42))],
+        'ring': [_regular(64), _regular(64) * 0.55],
+    }
+    if name not in outlines:
+        known = ', '.join(map(repr, outlines))
+        raise InputError(f'name: there is no outline for {name!r}; known are {known}.')
+    return outlines[name]
 
 
 def coverage(name: str, radius: float, aspect: float, angle: float) -> np.ndarray:
-    """How much of each pixel a thing covers.
+    """Return how much of each pixel a thing covers.
 
     Args:
         name: class, see :func:`unit_outlines`.
@@ -86,7 +85,7 @@ def coverage(name: str, radius: float, aspect: float, angle: float) -> np.ndarra
 
 
 def surface(kind: str, rng: RandomState, height: int, width: int, strength: int) -> np.ndarray:
-    """Brightness pattern of a surface.
+    """Return the brightness pattern of a surface.
 
     Args:
         kind: one of :data:`SURFACES`.
@@ -119,7 +118,7 @@ def surface(kind: str, rng: RandomState, height: int, width: int, strength: int)
         coarse = rng.randint(0, 256, size=(height // 12 + 2, width // 12 + 2)).astype(np.uint8)
         smooth = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_LINEAR_EXACT)
         return (2 * strength * smooth.astype(np.int32)) // 255 - strength
-    raise ValueError(f'kind: there is no surface {kind!r}; known are {", ".join(SURFACES)}.')
+    raise InputError(f'kind: there is no surface {kind!r}; known are {", ".join(SURFACES)}.')
 
 
 def random_colour(
@@ -128,12 +127,13 @@ def random_colour(
     value: tuple[float, float],
     hue: tuple[float, float] = (0.0, 1.0),
 ) -> np.ndarray:
-    """A colour uniform in hue, saturation and value within the given ranges.
+    """Return a colour that is uniform in hue, saturation and value within the given ranges.
 
     Args:
         rng: draws the colour.
         saturation, value: ranges within 0 to 1.
-        hue: range in turns of the hue circle; 0 is red, 1/3 green, 2/3 blue, whole turns are dropped.
+        hue: range in turns of the hue circle; 0 is red, 1/3 green, 2/3 blue; whole turns are
+            dropped.
 
     Returns:
         int32 of shape (3,): blue, green, red, 0 to 255.

@@ -1,32 +1,35 @@
 """Hook that recomputes BatchNorm statistics, and the phase of training that updates them alone."""
 
 from collections.abc import Mapping
+from contextlib import ExitStack
 from functools import partial
-from numbers import Real
 from typing import Any
 
 from mmdet.registry import DATASETS
 from mmengine.hooks import Hook
-from mmengine.model import BaseAveragedModel, is_model_wrapper
-from mmengine.optim import OptimWrapper
 from mmengine.registry import HOOKS
 from torch import nn
+from torch.utils.data import DataLoader
 
-from slab_det.mm.resume.random_states import capture_states, restore_states
-from slab_det.statistics.calibration import (
+from slab_det.errors import InputError
+from slab_det.mm.model import averaged_models, optim_wrappers, unwrap
+from slab_det.mm.resume.random_states import states_kept
+from slab_det.statistics import (
     NormSite,
     Statistics,
     calibrate_batch_norm,
+    fit_repbn_to_layer_norm,
+    frozen_parameters,
     get_statistics,
     norm_sites,
     put_statistics,
     sites_to_calibrate,
 )
-from slab_det.statistics.layer_norm_fit import fit_repbn_to_layer_norm
+from slab_det.values import check_count, check_flag, check_point, check_tolerance
 
 from .calibration_data import calibration_loader, check_dataset, images_as_tested, progress_bar
 from .prepbn_hook import PRepBNHook
-from .training_points import check_flag, check_only_one, check_point, is_count, to_iterations
+from .training_points import UNIT, check_only_one, to_iterations
 
 STATE_KEY = 'bn_calibration'
 
@@ -35,7 +38,7 @@ STATE_KEY = 'bn_calibration'
 class BNCalibrationHook(Hook):
     """Evaluates and saves models whose BatchNorm statistics are true averages over images.
 
-    The statistics are those of :func:`slab_det.statistics.calibration.calibrate_batch_norm` over images of the
+    The statistics are those of :func:`slab_det.statistics.calibrate_batch_norm` over images of the
     training data that go through the pipeline of the test, one at a time: no flip, no batch
     padding. With ``EMAHook`` they are those of the averaged model.
 
@@ -49,30 +52,31 @@ class BNCalibrationHook(Hook):
         at_val: calibrate before each validation. Checkpoints of the best score then hold what was
             validated.
         at_end: calibrate after the last training iteration, so that the last checkpoint and the
-            validation after it have these statistics. Where ``EarlyStoppingHook`` ends the training
-            before, its last checkpoint is written already; the hook warns that it is not calibrated.
+            validation after it have these statistics. If ``EarlyStoppingHook`` ends the training
+            before, its last checkpoint is written already; the hook warns that it is not
+            calibrated.
         at_test: calibrate before a test; a test after training has them from ``at_end``.
         freeze_from: the paper's phase ("freeze the model parameters and exclusively update the
-            statistics"): from here on, an ``int`` of epochs (or iterations where
+            statistics"): from here on, an ``int`` of epochs (or iterations with
             ``by_epoch=False``) or a ``float`` as a fraction of training, the training iterations go
             on with frozen parameters and without drop path and dropout; only the running statistics
-            move. None: no such phase. Not before the ratio of PRepBN has arrived, or the norms change
-            under parameters that cannot follow; at the end of training, nothing would freeze: the
-            hook warns of both. ``EMAHook`` goes on averaging.
+            move. None: no such phase. Not before the ratio of PRepBN has arrived, or the norms
+            change under parameters that cannot follow; at the end of training, nothing would
+            freeze: the hook warns of both. ``EMAHook`` goes on averaging.
         by_epoch: whether a whole number ``freeze_from`` counts epochs or iterations.
         fit_layer_norm: before the first iteration of a training that starts at ratio 1, begin the
             RepBN branch where the LayerNorm is, see
-            :func:`~slab_det.statistics.layer_norm_fit.fit_repbn_to_layer_norm`; for detectors that were trained with
-            LayerNorm.
+            :func:`~slab_det.statistics.fit_repbn_to_layer_norm`; for detectors that were trained
+            with LayerNorm.
         include_frozen, max_passes, tolerance: see
-            :func:`~slab_det.statistics.calibration.calibrate_batch_norm`.
+            :func:`~slab_det.statistics.calibrate_batch_norm`.
         dataset: images to calibrate with, a data set or its config, with the pipeline that they
             shall pass. Default: that of ``train_dataloader`` with the pipeline of
             ``val_dataloader``, or ``test_dataloader``.
         num_workers: processes that read the images.
 
     Raises:
-        ValueError: an argument is out of its range; when training begins, all statistics are
+        InputError: an argument is out of its range; when training begins, all statistics are
             frozen, the images cannot be found, or there is a second such hook.
     """
 
@@ -94,15 +98,10 @@ class BNCalibrationHook(Hook):
         dataset: None | Mapping[str, Any] | Any = None,
         num_workers: int = 2,
     ) -> None:
-        for name, value, least in (
-            ('num_images', num_images, 1),
-            ('max_passes', max_passes, 1),
-            ('num_workers', num_workers, 0),
-        ):
-            if not is_count(value) or value < least:
-                raise ValueError(f'{name}={value!r} must be a whole number of at least {least}.')
-        if isinstance(tolerance, bool) or not isinstance(tolerance, Real) or not tolerance >= 0:
-            raise ValueError(f'tolerance={tolerance!r} must be a number from 0 on, such as 0.01.')
+        check_count('num_images', num_images, 1)
+        check_count('max_passes', max_passes, 1)
+        check_count('num_workers', num_workers)
+        check_tolerance('tolerance', tolerance)
         for name, value in (
             ('at_val', at_val),
             ('at_end', at_end),
@@ -115,9 +114,9 @@ class BNCalibrationHook(Hook):
         if dataset is not None:
             check_dataset(dataset)
         if freeze_from is not None:
-            check_point('freeze_from', freeze_from)
+            check_point('freeze_from', freeze_from, UNIT)
         if freeze_from is None and not (at_val or at_end or at_test or fit_layer_norm):
-            raise ValueError(
+            raise InputError(
                 'at_val, at_end, at_test and fit_layer_norm are False and freeze_from is '
                 'None: the hook would do nothing; set one of them or remove it.'
             )
@@ -135,7 +134,7 @@ class BNCalibrationHook(Hook):
         )
         self._loader = None
         self._freeze_iter: float | None = None
-        self._frozen: list[nn.Parameter] = []
+        self._freezing: ExitStack | None = None  # undoes the phase without updates, while it runs
         self._found: Statistics | None = None  # calibrated statistics that hold right now
         self._running: Statistics = {}  # and the running ones that they stand for
         self._at_the_end = False
@@ -148,18 +147,15 @@ class BNCalibrationHook(Hook):
         """Find the statistics of ``model``, which keeps its own."""
         self._find_images(runner)
         sites = norm_sites(model)
-        running, states = get_statistics(sites), capture_states()
-        try:
+        running = get_statistics(sites)
+        with states_kept():
             report = calibrate_batch_norm(
                 model, self._loader, progress=progress_bar, **self._options
             )
-        finally:
-            restore_states(states)
-        found = get_statistics(sites)
+        calibrated = [site for site in sites if site.name in report.mean_change]
+        self._found = get_statistics(calibrated)
         put_statistics(sites, running)
-        kept = {*report.mean_change}
-        self._found = {name: value for name, value in found.items() if name in kept}
-        self._running = {name: value for name, value in running.items() if name in kept}
+        self._running = get_statistics(calibrated)
         for line in report.summary().splitlines():
             runner.logger.info(f'BNCalibrationHook: {line}')
         if report.residual > self._options['tolerance'] and report.passes > 1:
@@ -169,21 +165,25 @@ class BNCalibrationHook(Hook):
             )
 
     def _find_images(self, runner) -> None:
-        if self._loader is not None:
-            return
-        dataset = self.dataset
-        if dataset is None:
-            tested = runner._val_dataloader or runner._test_dataloader
-            dataset = images_as_tested(runner._train_dataloader, tested)
-        elif isinstance(dataset, Mapping):
-            dataset = DATASETS.build(dataset)
-        self._loader = calibration_loader(dataset, self.num_images, self.num_workers)
+        if self._loader is None:
+            dataset = self.dataset
+            if dataset is None:
+                tested = runner._val_dataloader or runner._test_dataloader
+                dataset = images_as_tested(runner._train_dataloader, tested)
+            elif isinstance(dataset, Mapping):
+                dataset = DATASETS.build(dataset)
+            self._loader = calibration_loader(dataset, self.num_images, self.num_workers)
+
+    @staticmethod
+    def _tested(runner) -> nn.Module:
+        """Return the model that validation and checkpoints after training have."""
+        return next(iter(averaged_models(runner)), unwrap(runner.model))
 
     # ---------------------------------------------------------------- training
 
     def before_train(self, runner) -> None:
         check_only_one(self, runner)
-        model = _unwrap(runner.model)
+        model = unwrap(runner.model)
         self._found, self._at_the_end = None, False
         if self.at_end or (self.at_val and runner.val_loop is not None):
             # Now rather than after the training.
@@ -196,55 +196,54 @@ class BNCalibrationHook(Hook):
 
     def _fit(self, runner, model: nn.Module) -> None:
         self._find_images(runner)
-        states = capture_states()
-        try:
-            progress = partial(progress_bar, title='fit to LayerNorm')
+        progress = partial(progress_bar, title='fit to LayerNorm')
+        with states_kept():
             explained = fit_repbn_to_layer_norm(model, self._loader, progress=progress)
-        finally:
-            restore_states(states)
         worst = min(explained, key=explained.get)
         runner.logger.info(
-            f'BNCalibrationHook: {len(explained)} RepBN branches fitted to their LayerNorm, of whose '
-            f'variance they explain {sum(explained.values()) / len(explained):.1%}, at least '
-            f'{explained[worst]:.1%} (in {worst}).'
+            f'BNCalibrationHook: {len(explained)} RepBN branches fitted to their LayerNorm, of '
+            f'whose variance they explain {sum(explained.values()) / len(explained):.1%}, at '
+            f'least {explained[worst]:.1%} (in {worst}).'
         )
 
     def _plan_freezing(self, runner, model: nn.Module) -> None:
         self._freeze_iter = to_iterations('freeze_from', self.freeze_from, self.by_epoch, runner)
         if not norm_sites(model):
-            raise ValueError(
+            raise InputError(
                 f'freeze_from={self.freeze_from}: {type(model).__name__} has no BatchNorm '
                 'whose statistics could be updated; remove the hook.'
             )
         if self._freeze_iter >= runner.max_iters:
             runner.logger.warning(
-                f'BNCalibrationHook: freeze_from={self.freeze_from} (iteration {self._freeze_iter:g}) '
-                f'does not lie before the end of training at iteration {runner.max_iters}, so that nothing '
-                'freezes: lower freeze_from (0.9 is the last tenth of training).'
+                f'BNCalibrationHook: freeze_from={self.freeze_from} (iteration '
+                f'{self._freeze_iter:g}) does not lie before the end of training at iteration '
+                f'{runner.max_iters}, so that nothing freezes: lower freeze_from (0.9 is the last '
+                'tenth of training).'
             )
             return
-        for hook in runner.hooks:
-            end = getattr(hook, '_end_iter', 0) if isinstance(hook, PRepBNHook) else 0
-            if end > self._freeze_iter:
-                runner.logger.warning(
-                    f'BNCalibrationHook: freeze_from={self.freeze_from} (iteration '
-                    f'{self._freeze_iter:g}) lies before the ratio of PRepBN arrives at iteration '
-                    f'{end:g}: raise freeze_from or lower end of PRepBNHook.'
-                )
+        schedulers = [hook.scheduler for hook in runner.hooks if isinstance(hook, PRepBNHook)]
+        end = max((scheduler.end_iter for scheduler in schedulers if scheduler), default=0)
+        if end > self._freeze_iter:
+            runner.logger.warning(
+                f'BNCalibrationHook: freeze_from={self.freeze_from} (iteration '
+                f'{self._freeze_iter:g}) lies before the ratio of PRepBN arrives at iteration '
+                f'{end:g}: raise freeze_from or lower end of PRepBNHook.'
+            )
 
     def before_train_iter(self, runner, batch_idx: int, data_batch=None) -> None:
         if self._freeze_iter is None or runner.iter < self._freeze_iter:
             return
-        model = _unwrap(runner.model)
-        if not self._frozen:
-            self._frozen = [p for p in model.parameters() if p.requires_grad]
-            for parameter in self._frozen:
-                parameter.requires_grad_(False)
-            for wrapper in _optim_wrappers(runner):
+        model = unwrap(runner.model)
+        if self._freezing is None:
+            count = sum(parameter.requires_grad for parameter in model.parameters())
+            self._freezing = ExitStack()
+            self._freezing.enter_context(frozen_parameters(model))
+            for wrapper in optim_wrappers(runner):
                 wrapper.update_params = _no_update
+                self._freezing.callback(delattr, wrapper, 'update_params')
             runner.logger.info(
-                f'BNCalibrationHook: {len(self._frozen)} parameters are frozen from '
-                f'iteration {runner.iter} on, only running statistics are updated.'
+                f'BNCalibrationHook: {count} parameters are frozen from iteration {runner.iter}, '
+                'only running statistics are updated.'
             )
         # The loops switch the whole model to training, by the epoch or by the iteration.
         for module in model.modules():
@@ -253,24 +252,21 @@ class BNCalibrationHook(Hook):
 
     def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None:
         if self.at_end and self.is_last_train_iter(runner):
-            self._calibrate(runner, _averaged(runner) or _unwrap(runner.model))
+            self._calibrate(runner, self._tested(runner))
             self._at_the_end = True
 
     def after_train(self, runner) -> None:
-        if self._frozen:
-            for parameter in self._frozen:
-                parameter.requires_grad_(True)
-            for wrapper in _optim_wrappers(runner):
-                del wrapper.update_params
-            self._frozen = []
+        if self._freezing is not None:
+            self._freezing.close()
+            self._freezing = None
         if self._at_the_end:
-            put_statistics(norm_sites(_averaged(runner) or _unwrap(runner.model)), self._found)
+            put_statistics(norm_sites(self._tested(runner)), self._found)
         elif self.at_end and runner.iter < runner.max_iters:
-            # EarlyStoppingHook decides in a validation, when the checkpoint before it is on the disk.
+            # EarlyStoppingHook decides in a validation, after the checkpoint before it was written.
             runner.logger.warning(
                 f'BNCalibrationHook: training stopped early at iteration {runner.iter} of '
-                f'{runner.max_iters}, so that at_end=True calibrated nothing and the last checkpoint holds '
-                'running statistics: calibrate it with tools/calibrate_bn.py.'
+                f'{runner.max_iters}, so that at_end=True calibrated nothing and the last '
+                'checkpoint holds running statistics: calibrate it with tools/calibrate_bn.py.'
             )
         self._found, self._at_the_end, self._loader = None, False, None
 
@@ -284,7 +280,7 @@ class BNCalibrationHook(Hook):
         self._evaluate(runner, self.at_test)
 
     def _evaluate(self, runner, calibrate: bool) -> None:
-        model = _unwrap(runner.model)
+        model = unwrap(runner.model)
         if calibrate and self._found is None:
             self._calibrate(runner, model)
         if self._found is not None:
@@ -292,28 +288,23 @@ class BNCalibrationHook(Hook):
             self._before = get_statistics(self._replaced)
             put_statistics(self._replaced, self._found)
 
-    # The last iteration, since after the epoch EMAHook swaps the averaged model out first.
     def after_val_iter(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None:
-        if batch_idx + 1 == len(runner.val_dataloader):
-            self._put_back()
+        self._put_back(batch_idx, runner.val_dataloader)
 
     def after_test_iter(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None:
-        if batch_idx + 1 == len(runner.test_dataloader):
-            self._put_back()
+        self._put_back(batch_idx, runner.test_dataloader)
 
-    def _put_back(self) -> None:
-        put_statistics(self._replaced, self._before)
-        self._replaced = []
+    def _put_back(self, batch_idx: int, loader: DataLoader) -> None:
+        # The last iteration, since after the epoch EMAHook swaps the averaged model out first.
+        if batch_idx + 1 == len(loader):
+            put_statistics(self._replaced, self._before)
+            self._replaced = []
 
     def after_val(self, runner) -> None:
-        self._forget()
-
-    def after_test(self, runner) -> None:
-        self._forget()
-
-    def _forget(self) -> None:
         if not self._at_the_end:
             self._found = None
+
+    after_test = after_val
 
     # ---------------------------------------------------------------- checkpoints
 
@@ -321,7 +312,7 @@ class BNCalibrationHook(Hook):
         if self._found is None:
             return
         # EMAHook has put the averaged model there.
-        self._write(checkpoint['state_dict'], _unwrap(runner.model), self._found)
+        self._write(checkpoint['state_dict'], unwrap(runner.model), self._found)
         checkpoint[STATE_KEY] = dict(
             running={
                 name: dict(mean=mean.cpu(), var=var.cpu())
@@ -334,15 +325,16 @@ class BNCalibrationHook(Hook):
         if kept is None or not runner._resume:
             return
         running = {name: (value['mean'], value['var']) for name, value in kept['running'].items()}
-        averaged = _averaged(runner)
-        if averaged is not None and 'ema_state_dict' in checkpoint:
-            put_statistics(norm_sites(averaged), running)  # EMAHook has loaded it already
+        averaged = averaged_models(runner)
+        if averaged and 'ema_state_dict' in checkpoint:
+            put_statistics(norm_sites(averaged[0]), running)  # EMAHook has loaded it already
         else:
-            self._write(checkpoint['state_dict'], _unwrap(runner.model), running)
+            self._write(checkpoint['state_dict'], unwrap(runner.model), running)
 
     @staticmethod
     def _write(state_dict: dict, model: nn.Module, statistics: Statistics) -> None:
-        """Put ``statistics`` into a state dict, whose tensors may be the model's: they are replaced."""
+        """Put ``statistics`` into a state dict; its tensors are replaced, as they may be the
+        model's."""
         sites = {id(site.bn): site.name for site in norm_sites(model)}
         for name, module in model.named_modules(remove_duplicate=False):
             found = statistics.get(sites.get(id(module)))
@@ -358,21 +350,3 @@ def _no_update(loss, *args, **kwargs) -> None:
 def _drops(module: nn.Module) -> bool:
     """Whether ``module`` drops at random in training: dropout, drop path, attention's dropout."""
     return 'Drop' in type(module).__name__ or isinstance(module, nn.MultiheadAttention)
-
-
-def _unwrap(model: nn.Module) -> nn.Module:
-    return model.module if is_model_wrapper(model) else model
-
-
-def _averaged(runner) -> nn.Module | None:
-    """The averaged model that a hook such as EMAHook holds, None without one."""
-    for hook in runner.hooks:
-        for value in vars(hook).values():
-            if isinstance(value, BaseAveragedModel):
-                return value.module
-    return None
-
-
-def _optim_wrappers(runner) -> list[OptimWrapper]:
-    optim = runner.optim_wrapper
-    return [optim] if isinstance(optim, OptimWrapper) else list(optim.values())

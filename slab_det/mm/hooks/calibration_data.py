@@ -1,6 +1,5 @@
 """Images for the calibration of norms, and how far it is."""
 
-import sys
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -9,8 +8,11 @@ import torch
 from mmdet.registry import DATASETS
 from mmengine.dataset import pseudo_collate
 from mmengine.dist import get_rank, get_world_size, is_main_process
-from mmengine.utils import ProgressBar
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset
+
+from slab_det.errors import InputError
+from slab_det.progress import progress
+from slab_det.values import check_count, check_type
 
 
 def images_as_tested(
@@ -18,26 +20,26 @@ def images_as_tested(
 ) -> Dataset:
     """Return the data set of ``train_dataloader`` with the pipeline of ``test_dataloader``.
 
-    The data sets inside wrappers (``RepeatDataset``, ``MultiImageMixDataset``) are taken, each image
-    once; several data sets follow each other. Both arguments are configs of data loaders.
+    The data sets inside wrappers (``RepeatDataset``, ``MultiImageMixDataset``) are taken, each
+    image once; several data sets follow each other. Both arguments are configs of data loaders.
 
     Raises:
-        ValueError: an argument is no config, or names no data set.
+        InputError: an argument is not a config, or names no data set.
     """
     for name, loader in (
         ('train_dataloader', train_dataloader),
         ('test_dataloader', test_dataloader),
     ):
         if not isinstance(loader, Mapping):
-            raise ValueError(
-                f'{name} is {type(loader).__name__} and no config, so that the images to '
+            raise InputError(
+                f'{name} is {type(loader).__name__} and not a config, so that the images to '
                 'calibrate with cannot be found: make it one, or (in BNCalibrationHook) give '
                 'them as dataset=dict(...), with the pipeline of the test.'
             )
     pipeline = next(_plain(test_dataloader['dataset']), {}).get('pipeline')
     configs = list(_plain(train_dataloader['dataset']))
     if pipeline is None or not configs:
-        raise ValueError(
+        raise InputError(
             'the data loaders name no data set with a pipeline: give the images to '
             'calibrate with as dataset=dict(...).'
         )
@@ -51,19 +53,23 @@ def check_dataset(dataset: Any) -> None:
     """Check that ``dataset`` is a data set, whose samples have an index, or the config of one.
 
     Raises:
-        ValueError: it is something else, such as the name of a folder or the config of a data loader.
+        InputTypeError: it is something else, such as the name of a folder or the config of a data
+            loader.
     """
-    if isinstance(dataset, Mapping):
-        fits = 'type' in dataset
-    else:
-        fits = not isinstance(dataset, (str, bytes)) and all(
-            hasattr(dataset, method) for method in ('__len__', '__getitem__')
-        )
-    if not fits:
-        raise ValueError(
-            f'dataset={dataset!r:.60} is no data set: give one, or the config of one, such as '
-            "dict(type='CocoDataset', ann_file=..., pipeline=...)."
-        )
+    fits = (
+        'type' in dataset
+        if isinstance(dataset, Mapping)
+        else hasattr(dataset, '__len__')
+        and hasattr(dataset, '__getitem__')
+        and not isinstance(dataset, (str, bytes))
+    )
+    check_type(
+        'dataset',
+        dataset,
+        fits,
+        'a data set: give one, or the config of one, such as '
+        "dict(type='CocoDataset', ann_file=..., pipeline=...)",
+    )
 
 
 def calibration_loader(dataset: Any, num_images: int, num_workers: int = 0) -> DataLoader:
@@ -73,12 +79,11 @@ def calibration_loader(dataset: Any, num_images: int, num_workers: int = 0) -> D
     It draws nothing from the random numbers of training.
 
     Raises:
-        ValueError: ``num_images`` is not positive, or the data set is empty.
+        InputError: ``num_images`` is not positive, or the data set is empty.
     """
-    if num_images < 1:
-        raise ValueError(f'num_images={num_images} must be at least 1.')
+    check_count('num_images', num_images, 1)
     if not len(dataset):
-        raise ValueError('dataset has no images: calibrate over at least one.')
+        raise InputError('dataset has no images: calibrate over at least one.')
     count = min(num_images, len(dataset))
     chosen = ((np.arange(count) + 0.5) * len(dataset) / count).astype(int).tolist()
     mine = chosen[get_rank() :: get_world_size()]
@@ -93,17 +98,8 @@ def calibration_loader(dataset: Any, num_images: int, num_workers: int = 0) -> D
 
 
 def progress_bar(batches: DataLoader, number: int, title: str = 'calibration') -> Iterable[Any]:
-    """Yield ``batches``, of pass ``number``; the first process shows how far ``title`` is."""
-    if not is_main_process() or not len(batches):
-        yield from batches
-        return
-    print(f'{title}, pass {number}')
-    # mmengine would take the standard output from when it was imported.
-    bar = ProgressBar(len(batches), file=sys.stdout)
-    for batch in batches:
-        yield batch
-        bar.update()
-    print()
+    """Return ``batches``, of pass ``number``; the first process shows how far ``title`` is."""
+    return progress(batches, f'{title}, pass {number}') if is_main_process() else batches
 
 
 def _plain(node: Any) -> Iterator[Mapping[str, Any]]:

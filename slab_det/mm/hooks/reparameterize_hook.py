@@ -2,23 +2,26 @@
 
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
-from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
 from slab_det.deploy import reparameterize
+from slab_det.mm.model import unwrap
 
 
 @HOOKS.register_module()
 class ReparameterizeHook(Hook):
-    """Fold every PRepBN and RepBN away before testing; training and validation are untouched.
+    """Test a copy of the model with every PRepBN and RepBN folded away.
+
+    The model itself is back after the test, so that hooks that swap weights, such as EMAHook, find
+    the parameters that they know.
 
     Args:
-        drop_layer_norm: set the ratio to 0 first where it is not; see
+        drop_layer_norm: set the ratio to 0 first if it is not; see
             :func:`slab_det.deploy.reparameterize`.
 
     Raises:
-        ValueError: before the test, where the model cannot be re-parameterized.
+        ValueError: before the test, if the model cannot be re-parameterized.
     """
 
     # After hooks that swap or change weights, such as EMAHook.
@@ -28,6 +31,9 @@ class ReparameterizeHook(Hook):
         self.drop_layer_norm = drop_layer_norm
 
     def before_test_epoch(self, runner: Runner) -> None:
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        reparameterize(model, inplace=True, drop_layer_norm=self.drop_layer_norm)
-        print_log('The model was re-parameterized for the test.', 'current')
+        self._model = runner.model
+        runner.model = reparameterize(unwrap(runner.model), drop_layer_norm=self.drop_layer_norm)
+        print_log('A re-parameterized copy of the model is tested.', 'current')
+
+    def after_test_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
+        runner.model = self._model

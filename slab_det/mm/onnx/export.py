@@ -12,6 +12,8 @@ import torch
 from torch import nn
 
 from slab_det.deploy.onnx.ops import traceable_padding
+from slab_det.errors import InputError
+from slab_det.files import replaced_file
 
 from .metadata import KEY
 from .model import DetectorGraph
@@ -47,7 +49,7 @@ def export_onnx(
         The ``metadata`` that was written, with the ``size``.
 
     Raises:
-        ValueError: the detector has a part that cannot be exported.
+        InputError: the detector has a part that cannot be exported.
         OSError: the file cannot be written.
     """
     import onnx
@@ -64,8 +66,7 @@ def export_onnx(
     axes = {name: {0: 'detections'} for name in graph.output_names}
     if size is None:
         axes['image'] = {1: 'height', 2: 'width'}
-    part = path.with_name(f'.{path.name}.{os.getpid()}')
-    try:
+    with replaced_file(path) as part:
         with torch.no_grad(), _quiet(), traceable_padding(graph):
             torch.onnx.export(
                 graph,
@@ -83,9 +84,6 @@ def export_onnx(
         model.producer_name = 'slab_det'
         check_model(model)
         onnx.save(model, part)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
     return metadata
 
 
@@ -93,7 +91,7 @@ def check_model(model) -> None:
     """Check an ONNX model with onnx's checker, and that it holds standard operators only.
 
     Raises:
-        ValueError: an operator is of another domain.
+        InputError: an operator is of another domain.
         onnx.checker.ValidationError: the model is not valid.
     """
     import onnx
@@ -105,7 +103,7 @@ def check_model(model) -> None:
         if node.domain not in ('', 'ai.onnx')
     }
     if foreign or model.functions:
-        raise ValueError(
+        raise InputError(
             f'the graph holds operators that are not standard ONNX: {sorted(foreign)}.'
         )
 

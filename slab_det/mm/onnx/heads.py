@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from slab_det.deploy.onnx.boxes import Anchors, Decoder, Suppression, suppress_by_class, take_best
 from slab_det.deploy.onnx.ops import roi_align
+from slab_det.errors import InputError
 
 _NMS_KEYS = {'type', 'iou_threshold', 'class_agnostic', 'split_thr'}
 
@@ -31,7 +32,7 @@ class DenseLevels(nn.Module):
         """Return boxes ``(N, 4)``, scores and classes of every level."""
         outputs = self.head(maps)
         if len(outputs) != 2:
-            raise ValueError(
+            raise InputError(
                 f'{type(self.head).__name__} returns {len(outputs)} kinds of maps; only '
                 'heads with scores and box deltas, such as RetinaHead, can be exported.'
             )
@@ -54,7 +55,7 @@ class DenseDetections(nn.Module):
     def __init__(self, head, cfg) -> None:
         super().__init__()
         if cfg.get('min_bbox_size', -1) > 0:
-            raise ValueError(
+            raise InputError(
                 f'test_cfg.min_bbox_size is {cfg.min_bbox_size} pixels of the original '
                 'image, whose size is not known in the file; set it to 0.'
             )
@@ -95,7 +96,7 @@ class RoIFeatures(nn.Module):
         _check_type('RoI extractor', extractor, SingleRoIExtractor)
         for layer in extractor.roi_layers:
             if type(layer).__name__ != 'RoIAlign' or layer.pool_mode != 'avg':
-                raise ValueError(
+                raise InputError(
                     f'the RoI layer {layer} cannot be exported; use '
                     "dict(type='RoIAlign', pool_mode='avg')."
                 )
@@ -131,7 +132,7 @@ class BoxDetections(nn.Module):
         _check_coder(head.bbox_coder)
         _check_nms(cfg)
         if head.custom_cls_channels:
-            raise ValueError(
+            raise InputError(
                 f'the loss {type(head.loss_cls).__name__} activates scores in its own '
                 'way and cannot be exported.'
             )
@@ -183,13 +184,13 @@ def _check_dense(head, cfg) -> None:
         _check_method('head', head, base, method)
     generator = getattr(head, 'prior_generator', None)
     if not isinstance(generator, AnchorGenerator):
-        raise ValueError(
+        raise InputError(
             f'{type(head).__name__} has no anchors ({type(generator).__name__}); only '
             'anchor heads such as RetinaHead and RPNHead can be exported.'
         )
     _check_method('anchor generator', generator, AnchorGenerator, 'single_level_grid_priors')
     if getattr(head.loss_cls, 'custom_cls_channels', False):
-        raise ValueError(
+        raise InputError(
             f'the loss {type(head.loss_cls).__name__} activates scores in its own way '
             'and cannot be exported.'
         )
@@ -206,7 +207,7 @@ def _check_coder(coder) -> None:
 def _check_nms(cfg) -> None:
     nms = cfg.get('nms')
     if not nms or nms.get('type', 'nms') != 'nms' or set(nms) - _NMS_KEYS:
-        raise ValueError(
+        raise InputError(
             f'test_cfg.nms is {nms and dict(nms)}; only dict(type="nms", iou_threshold=...) '
             'can be exported.'
         )
@@ -214,14 +215,14 @@ def _check_nms(cfg) -> None:
 
 def _check_type(what: str, module: Any, kind: type) -> None:
     if type(module) is not kind:
-        raise ValueError(
+        raise InputError(
             f'the {what} {type(module).__name__} cannot be exported; {kind.__name__} can.'
         )
 
 
 def _check_method(what: str, module: Any, base: type, method: str) -> None:
     if getattr(type(module), method, None) is not getattr(base, method):
-        raise ValueError(
+        raise InputError(
             f'the {what} {type(module).__name__} predicts in its own way and cannot be '
             f'exported; {base.__name__} and what only changes its layers can.'
         )

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from slab_det.errors import InputError
+
 #: Test transforms that change no pixel.
 _LOADING = ('LoadImageFromFile', 'LoadImageFromNDArray', 'LoadAnnotations', 'PackDetInputs')
 
@@ -21,11 +23,12 @@ def file_metadata(
         mask_threshold: probability from which a pixel belongs to a mask; None without masks.
 
     Raises:
-        ValueError: the pipeline does what the file cannot describe, or class names are missing.
+        InputError: the pipeline does what the file cannot describe, or class names are missing.
     """
     dataset = cfg['test_dataloader']['dataset']
-    while 'dataset' in dataset:
-        dataset = dataset['dataset']
+    while 'dataset' in dataset or 'datasets' in dataset:
+        # Several sets are read with one pipeline; their classes were compared before.
+        dataset = dataset['dataset'] if 'dataset' in dataset else dataset['datasets'][0]
     classes = list(classes or class_names(dataset))
     return dict(
         version=1,
@@ -39,7 +42,7 @@ def class_names(dataset: Mapping[str, Any]) -> list[str]:
     """Return the class names of a data set's config, or of its type.
 
     Raises:
-        ValueError: neither has them.
+        InputError: neither has them.
     """
     from mmdet.registry import DATASETS
 
@@ -49,7 +52,7 @@ def class_names(dataset: Mapping[str, Any]) -> list[str]:
         kind = DATASETS.get(kind) if isinstance(kind, str) else kind
         names = getattr(kind, 'METAINFO', {}).get('classes')
     if names is None:
-        raise ValueError(
+        raise InputError(
             f'the test set {dataset["type"]} has no class names; set '
             'test_dataloader.dataset.metainfo=dict(classes=(...)).'
         )
@@ -70,7 +73,7 @@ def _resize(pipeline) -> dict[str, Any] | None:
             and step.get('backend', 'cv2') == 'cv2'
         )
         if kind != 'Resize' or resize is not None or not known or not plain or 'scale' not in step:
-            raise ValueError(
+            raise InputError(
                 f'the test pipeline holds {dict(step)}, which cannot be exported; one '
                 'bilinear Resize with a scale can, besides loading and packing.'
             )

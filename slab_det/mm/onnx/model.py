@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from slab_det.errors import InputError
+
 from .heads import BoxDetections, DenseDetections, MaskLogits, Proposals
 
 
@@ -19,7 +21,7 @@ class DetectorGraph(nn.Module):
             two-stage one, Faster R-CNN or Mask R-CNN. Its modules are used, not copied.
 
     Raises:
-        ValueError: the detector has a part whose prediction is not known here.
+        InputError: the detector has a part whose prediction is not known here.
     """
 
     def __init__(self, detector: nn.Module) -> None:
@@ -37,7 +39,7 @@ class DetectorGraph(nn.Module):
         elif predict is SingleStageDetector.predict:
             self.detections = DenseDetections(detector.bbox_head, detector.test_cfg)
         else:
-            raise ValueError(
+            raise InputError(
                 f'the detector {type(detector).__name__} cannot be exported; RetinaNet, '
                 'Faster R-CNN and Mask R-CNN can.'
             )
@@ -51,7 +53,7 @@ class DetectorGraph(nn.Module):
             or roi_head.with_shared_head
             or not detector.with_rpn
         ):
-            raise ValueError(
+            raise InputError(
                 f'the RoI head {type(roi_head).__name__} of {type(detector).__name__} '
                 'cannot be exported; a StandardRoIHead behind an RPNHead can.'
             )
@@ -100,7 +102,7 @@ class Preprocessing(nn.Module):
         from mmdet.models.data_preprocessors import DetDataPreprocessor
 
         if type(preprocessor) is not DetDataPreprocessor:
-            raise ValueError(
+            raise InputError(
                 f'the data preprocessor {type(preprocessor).__name__} cannot be exported; '
                 'DetDataPreprocessor can.'
             )

@@ -2,7 +2,8 @@
 
 from .backbones import backbone_config, known_backbones
 from .detector import base_of, load_detector
-from .plan import Note, Plan, make_plan, not_adapted
+from .notes import Note, not_adapted
+from .plan import Plan, make_plan
 from .trial import Trial, train_one_step
 from .writing import changed_settings, config_text
 

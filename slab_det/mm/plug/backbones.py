@@ -2,9 +2,11 @@
 
 import difflib
 import inspect
+from collections.abc import Iterator
 from typing import Any
 
 import timm
+import torch
 from mmdet.registry import MODELS
 
 from slab_det.errors import InputError, one_line
@@ -19,7 +21,7 @@ FAMILIES = {
     'deit': (backbones.SLABVisionTransformer, deit.ARCHS),
     'cswin': (backbones.SLABCSWinTransformer, cswin.ARCHS),
 }
-#: --norm -> norm_cfg.
+#: What a user calls a norm -> its type in a config.
 NORMS = {'prepbn': 'PRepBN', 'repbn': 'RepBN', 'ln': 'LN'}
 
 
@@ -29,19 +31,7 @@ def known_backbones() -> dict[str, dict[str, Any]]:
     'slab-FAMILY-SIZE' has linear attention as published; 'FAMILY-SIZE-prepbn' has softmax
     attention in all stages. Names are those of the provided configs.
     """
-    known = {}
-    for family, (kind, archs) in FAMILIES.items():
-        linear = inspect.signature(kind).parameters['attn_types'].default
-        for arch in archs:
-            size = arch if any(map(str.isdigit, arch)) else arch[0]
-            for model, attn in (
-                (f'slab_{family}_{arch}', linear),
-                (f'{family}_{arch}_prepbn', 'S' * len(linear)),
-            ):
-                if timm.is_model(model):
-                    name = model.replace(arch, size).replace('_', '-')
-                    known[name] = dict(type=kind.__name__, arch=arch, attn_types=attn)
-    return known
+    return {name: config for name, _, config in _models()}
 
 
 def backbone_config(name: str, norm: str = 'prepbn', attn: str | None = None) -> dict[str, Any]:
@@ -56,25 +46,21 @@ def backbone_config(name: str, norm: str = 'prepbn', attn: str | None = None) ->
     Raises:
         InputError: an unknown name, with the nearest one, or ``attn`` that does not fit.
     """
-    known = known_backbones()
-    spelled = {_bare(key): key for key in known}
-    for key, config in known.items():
-        spelled[_bare(_timm_name(key, config))] = key
-    if _bare(name) not in spelled:
-        near = difflib.get_close_matches(_bare(name), spelled, n=1, cutoff=0.0)[0]
+    known = {_bare(spelling): (one[0], one[2]) for one in _models() for spelling in one[:2]}
+    if _bare(name) not in known:
+        near = difflib.get_close_matches(_bare(name), known, n=1, cutoff=0.0)[0]
         raise InputError(
-            f'--backbone {name} is not known: the nearest is {spelled[near]} (all: '
-            f'{", ".join(known)})'
+            f'backbone {name} is not known: the nearest is {known[near][0]} (all: '
+            f'{", ".join(known_backbones())})'
         )
-    config = {**known[spelled[_bare(name)]], 'norm_cfg': dict(type=NORMS[norm])}
+    own, config = known[_bare(name)]
+    config = {**config, 'norm_cfg': dict(type=NORMS[norm])}
     if attn is not None:
         config['attn_types'] = attn.upper()
         try:
             build(config)
         except ValueError as error:
-            raise InputError(
-                f'--attn {attn} does not fit {spelled[_bare(name)]}: {one_line(error)}'
-            ) from error
+            raise InputError(f'attn {attn} does not fit {own}: {one_line(error)}') from error
     return config
 
 
@@ -89,39 +75,26 @@ def maps_of(backbone: backbones.SLABBackbone) -> tuple[tuple[int, int, int], ...
 
 
 def table_rows() -> list[tuple[str, ...]]:
-    """Return (name, type, arch, attn_types, channels, strides) of every known backbone.
-
-    Channels come from the sizes of the models alone; a test compares them with built ones.
-    """
+    """Return (name, type, arch, attn_types, channels, strides) of every known backbone."""
     rows = []
     for name, config in known_backbones().items():
-        arch = next(archs for kind, archs in FAMILIES.values() if kind.__name__ == config['type'])[
-            config['arch']
-        ]
-        if 'embed_dims' in arch:
-            channels = arch['embed_dims']
-        elif 'depths' in arch:
-            channels = [arch['embed_dim'] * 2**i for i in range(len(arch['depths']))]
-        else:
-            channels = [arch['embed_dim']]
-        strides = [16] if len(channels) == 1 else [4 * 2**i for i in range(len(channels))]
-        rows.append(
-            (
-                name,
-                config['type'],
-                config['arch'],
-                config['attn_types'],
-                ', '.join(map(str, channels)),
-                ', '.join(map(str, strides)),
-            )
-        )
+        with torch.device('meta'):
+            net = build(config)
+        maps = (', '.join(map(str, numbers)) for numbers in (net.out_channels, net.strides))
+        rows.append((name, config['type'], config['arch'], config['attn_types'], *maps))
     return rows
 
 
-def _timm_name(name: str, config: dict[str, Any]) -> str:
-    family = next(key for key, (kind, _) in FAMILIES.items() if kind.__name__ == config['type'])
-    arch = config['arch']
-    return f'{family}_{arch}_prepbn' if name.endswith('prepbn') else f'slab_{family}_{arch}'
+def _models() -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Yield name, timm's name and config of every backbone that has a timm model."""
+    for family, (kind, archs) in FAMILIES.items():
+        linear = inspect.signature(kind).parameters['attn_types'].default
+        for arch in archs:
+            size = arch if any(map(str.isdigit, arch)) else arch[0]
+            for form, attn in (('slab_{}_{}', linear), ('{}_{}_prepbn', 'S' * len(linear))):
+                if timm.is_model(model := form.format(family, arch)):
+                    name = form.format(family, size).replace('_', '-')
+                    yield name, model, dict(type=kind.__name__, arch=arch, attn_types=attn)
 
 
 def _bare(name: str) -> str:

@@ -4,7 +4,8 @@ from typing import Any
 
 from mmengine.config import Config
 
-from .detector import walk
+from slab_det.mm.config_walk import kind_of, rebuild, walk_dicts
+
 from .trial import SIZE, fixed_size
 
 #: What a pipeline is left with: the transforms that load.
@@ -43,11 +44,7 @@ def on_builtin_data(
     size = fixed_size(cfg.model) or (SIZE if cfg.model.get('as_two_stage') else size)
     for phase in ('train', 'val'):
         loader = cfg[f'{phase}_dataloader']
-        dataset = next(
-            node
-            for _, node in walk({'': loader}, '')
-            if isinstance(node, dict) and 'ann_file' in node
-        )
+        dataset = next(node for _, node in walk_dicts(loader) if 'ann_file' in node)
         pipeline = _loading(loader) + [dict(type='Resize', scale=size[::-1], keep_ratio=False)]
         pipeline += [dict(type='PackDetInputs', **({'meta_keys': _META} if phase == 'val' else {}))]
         sampler = dict(type='DefaultSampler', shuffle=phase == 'train')
@@ -59,14 +56,14 @@ def on_builtin_data(
         )
     evaluators = cfg.val_evaluator if isinstance(cfg.val_evaluator, list) else [cfg.val_evaluator]
     for evaluator in evaluators:
-        if evaluator.type == 'CocoPanopticMetric':
+        if kind_of(evaluator) == 'CocoPanopticMetric':
             evaluator.nproc = 1
     cfg.train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=1, val_begin=2)
     cfg.randomness = dict(seed=0)
     cfg.val_cfg = dict(type='ValLoop')
     cfg.log_processor = dict(type='LogProcessor', window_size=1, by_epoch=True)
     cfg.custom_hooks = [
-        hook for hook in cfg.get('custom_hooks') or [] if hook.type not in _SWITCHES
+        hook for hook in cfg.get('custom_hooks') or [] if kind_of(hook) not in _SWITCHES
     ]
     cfg.default_hooks.checkpoint = None
     cfg.default_hooks.pop('visualization', None)
@@ -74,13 +71,11 @@ def on_builtin_data(
     for name in ('loss_scale', 'dtype'):
         cfg.optim_wrapper.pop(name, None)
     cfg.model.data_preprocessor.pop('batch_augments', None)
-    for _, node in walk({'': cfg.model.get('test_cfg') or {}}, ''):
-        if isinstance(node, dict):
-            over = {key: limit for key, limit in _LIMITS.items() if (node.get(key) or 0) > limit}
-            node.update(over)
-    for _, node in walk(cfg.model, ''):
+    for _, node in walk_dicts(cfg.model.get('test_cfg')):
+        node |= {key: limit for key, limit in _LIMITS.items() if (node.get(key) or 0) > limit}
+    for _, node in walk_dicts(cfg.model):
         # Boxes of random weights lie outside the image, where mmdet cannot paste masks.
-        if isinstance(node, dict) and node.get('clip_border') is False:
+        if node.get('clip_border') is False:
             node.clip_border = True
     cfg.load_from, cfg.resume = None, False
     return cfg
@@ -88,23 +83,19 @@ def on_builtin_data(
 
 def _moved(node: Any, root: str) -> Any:
     """Return ``node`` with paths below data/coco/ moved below ``root``."""
-    if isinstance(node, dict):
-        return {key: _moved(value, root) for key, value in node.items()}
-    if isinstance(node, (list, tuple)):
-        return type(node)(_moved(value, root) for value in node)
-    return (
-        root + node[len('data/coco/') :]
-        if isinstance(node, str) and node.startswith('data/coco/')
-        else node
-    )
+
+    def move(value: Any) -> Any:
+        below = isinstance(value, str) and value.startswith('data/coco/')
+        return root + value.removeprefix('data/coco/') if below else value
+
+    return rebuild(node, move)
 
 
 def _loading(loader: dict[str, Any]) -> list[dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
-    for _, node in walk(loader, ''):
-        kind = str(node.get('type', '')).split('.')[-1] if isinstance(node, dict) else ''
-        if kind in _LOADING and kind not in found:
-            found[kind] = dict(node)
+    for _, node in walk_dicts(loader):
+        if (kind := kind_of(node)) in _LOADING:
+            found.setdefault(kind, dict(node))
     if 'poly2mask' in found.get('LoadAnnotations', {}):
-        found['LoadAnnotations']['poly2mask'] = True  # the built-in masks are no polygons
+        found['LoadAnnotations']['poly2mask'] = True  # the built-in masks are not polygons
     return [found[kind] for kind in _LOADING if kind in found]

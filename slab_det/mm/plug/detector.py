@@ -1,10 +1,8 @@
-"""The detector that a backbone is plugged into: its config, and the maps that its backbone "
-"returns."""
+"""The detector that a backbone is plugged into: its config, and the maps its backbone returns."""
 
 import difflib
 import os
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,8 +12,9 @@ from mmengine.config import Config
 from mmengine.registry import MODELS as BASE_MODELS
 from mmengine.utils import get_installed_path, is_installed
 
-from slab_det.cli.checks import load_config
 from slab_det.errors import InputError, one_line
+from slab_det.mm.config_reading import read_config
+from slab_det.mm.config_walk import walk_dicts
 
 #: Side of the square image by which maps are measured, in pixels: 4 cells at stride 64.
 SIDE = 256
@@ -59,7 +58,7 @@ def load_detector(config: str) -> Config:
     Raises:
         InputError: it is no such config; the message says what is wrong.
     """
-    cfg = _inherited(config) if '::' in config else load_config(config)
+    cfg = _inherited(config) if '::' in config else read_config(config)
     model = cfg.get('model')
     if not isinstance(model, dict) or 'type' not in model:
         raise InputError(f'config {config} has no model: give a whole detection config')
@@ -68,12 +67,8 @@ def load_detector(config: str) -> Config:
             f"config {config} is written in mmengine's pure Python style, from which a text config "
             'cannot inherit: give the config of the same name in text style, such as mmdet::NAME'
         )
-    if not isinstance(model.get('backbone'), dict):
-        inner = [
-            path
-            for path, node in walk(model, 'model')
-            if isinstance(node, dict) and path.endswith('.backbone') and 'type' in node
-        ]
+    inner = [path for path, _ in walk_dicts(model, 'model') if path.endswith('backbone')]
+    if 'model.backbone' not in inner:
         if inner:
             raise InputError(
                 f'config {config} wraps a detector, whose backbone is {inner[0]}: plug the config '
@@ -83,16 +78,10 @@ def load_detector(config: str) -> Config:
             f'config {config} has no model.backbone, there is nothing to replace: give the config '
             'of a detector'
         )
-    others = [
-        path
-        for path, node in walk(model, 'model')
-        if isinstance(node, dict)
-        and path.rsplit('.', 1)[-1].endswith('backbone')
-        and path != 'model.backbone'
-    ]
-    if others:
+    inner.remove('model.backbone')
+    if inner:
         raise InputError(
-            f'config {config} has a second backbone, {others[0]}, that works together with the '
+            f'config {config} has a second backbone, {inner[0]}, that works together with the '
             'first: it cannot take another one'
         )
     return cfg
@@ -101,11 +90,11 @@ def load_detector(config: str) -> Config:
 def _inherited(config: str) -> Config:
     """Load ``PACKAGE::NAME`` as a config that inherits it sees it: with the scope of the
     package."""
-    load_config(find_config(config))
+    read_config(find_config(config))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / 'inherits.py'
         path.write_text(f'_base_ = {config!r}\n', encoding='utf-8')
-        return load_config(str(path))
+        return read_config(str(path))
 
 
 def measure(backbone: dict[str, Any], config: str) -> Maps:
@@ -146,18 +135,6 @@ def reason(error: BaseException) -> str:
     """Return class and message of what a module raised, in one line."""
     kind, message = type(error).__name__, one_line(error)
     return kind if message == kind else f'{kind}: {message}'
-
-
-def walk(node: Any, path: str) -> Iterator[tuple[str, Any]]:
-    """Yield (path, value) of everything below ``node``."""
-    items: list[tuple[Any, Any]] = []
-    if isinstance(node, dict):
-        items = list(node.items())
-    elif isinstance(node, (list, tuple)):
-        items = list(enumerate(node))
-    for key, value in items:
-        yield f'{path}.{key}', value
-        yield from walk(value, f'{path}.{key}')
 
 
 def base_of(config: str, out: str) -> str:

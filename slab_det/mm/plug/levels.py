@@ -1,13 +1,13 @@
 """Levels and channels of everything that reads a backbone's maps."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from slab_det.errors import InputError
+from slab_det.mm.config_walk import walk_dicts
 
 from .detector import Maps
-
-Note = Callable[..., None]
+from .notes import Noting
 
 #: Parts of a model that are no modules and read no maps.
 _SETTINGS = ('backbone', 'data_preprocessor', 'train_cfg', 'test_cfg', 'init_cfg')
@@ -18,15 +18,15 @@ PYRAMID_CHANNELS = 256
 
 
 def adapt_levels(
-    model: dict[str, Any], old: Maps, new: Maps, config: str, note: Note
+    model: dict[str, Any], old: Maps, new: Maps, config: str, note: Noting
 ) -> dict[str, Any]:
     """Make ``model`` read the maps of another backbone, in place.
 
     Every map keeps its stride: the new backbone returns the stages of the strides that the old one
     returned, less those that the neck leaves out (``start_level``). A backbone of one scale gets
-    a :class:`~slab_det.mm.necks.SimpleFPN` in place of an FPN and before any other neck. Channels are
-    set where the neck, or without one the heads, name those of the old maps, in the same order or
-    reversed; also in heads behind a neck that passes the maps on, as SSD's does.
+    a :class:`~slab_det.mm.necks.SimpleFPN` in place of an FPN and before any other neck. Channels
+    are set where the neck, or without one the heads, name those of the old maps, in the same order
+    or reversed; also in heads behind a neck that passes the maps on, as SSD's does.
 
     Args:
         model: config of the model; its backbone is left alone.
@@ -89,7 +89,7 @@ def _skip_first_levels(model: dict[str, Any], maps: int) -> int:
     return skipped
 
 
-def _replace(model: dict[str, Any], old: Sequence[int], new: list[int], note: Note) -> None:
+def _replace(model: dict[str, Any], old: Sequence[int], new: list[int], note: Noting) -> None:
     """Write ``new`` channels where ``model`` names the ``old`` ones."""
     reader = first_neck(model)
     if reader is None:
@@ -115,18 +115,20 @@ def _replace(model: dict[str, Any], old: Sequence[int], new: list[int], note: No
 def _replace_in(part: Any, old: Sequence[int], new: list[int], keys: Sequence[str]) -> bool:
     """Replace lists that start with ``old`` or are it reversed, and the number of a single map."""
     found = False
-    for _, owner, key, value in list(_settings(part, '')):
-        if key not in keys:
+    for path, owner in list(walk_dicts(part)):
+        if set(path.split('.')) & set(_SETTINGS):
             continue
-        if _starts_with(value, old):
-            owner[key] = type(value)([*new, *value[len(old) :]])
-        elif isinstance(value, (list, tuple)) and list(value) == list(old)[::-1]:
-            owner[key] = type(value)(new[::-1])
-        elif len(old) == 1 and value == old[0]:
-            owner[key] = new[0]
-        else:
-            continue
-        found = True
+        for key in owner.keys() & set(keys):
+            value = owner[key]
+            if _starts_with(value, old):
+                owner[key] = type(value)([*new, *value[len(old) :]])
+            elif isinstance(value, (list, tuple)) and list(value) == list(old)[::-1]:
+                owner[key] = type(value)(new[::-1])
+            elif len(old) == 1 and value == old[0]:
+                owner[key] = new[0]
+            else:
+                continue
+            found = True
     return found
 
 
@@ -134,23 +136,8 @@ def _starts_with(value: Any, old: Sequence[int]) -> bool:
     return isinstance(value, (list, tuple)) and list(value[: len(old)]) == list(old)
 
 
-def _settings(node: Any, path: str) -> Iterator[tuple[str, Any, Any, Any]]:
-    """Yield (path, owner, key, value) of every setting of the modules below ``node``."""
-    items = list(node.items()) if isinstance(node, dict) else list(enumerate(node))
-    for key, value in items:
-        if key in _SETTINGS:
-            continue
-        yield f'{path}.{key}', node, key, value
-        if (
-            isinstance(value, dict)
-            or isinstance(value, (list, tuple))
-            and any(isinstance(one, dict) for one in value)
-        ):
-            yield from _settings(value, f'{path}.{key}')
-
-
 def _simple_fpn(
-    model: dict[str, Any], wanted: Sequence[int], new: Maps, note: Note
+    model: dict[str, Any], wanted: Sequence[int], new: Maps, note: Noting
 ) -> tuple[dict[str, Any], bool]:
     """Return the config of a SimpleFPN with the strides ``wanted``, and whether it replaces the
     neck."""

@@ -3,30 +3,22 @@
 from copy import deepcopy
 from typing import Any, NamedTuple
 
-from mmengine.config import Config
+import torch
+from mmdet.registry import MODELS
+from mmengine.config import Config, ConfigDict
+from mmengine.registry import MODELS as BASE_MODELS
 
 from slab_det.errors import InputError
+from slab_det.layers import prepbn_modules
 from slab_det.mm.backbones import SLABBackbone
+from slab_det.mm.config_walk import is_pretrained, walk
 
 from .backbones import build
 from .data import adapt_preprocessor
 from .detector import Maps, measure, reason
 from .levels import adapt_levels
+from .notes import Note, Noting, not_adapted
 from .training import adapt_training
-
-
-class Note(NamedTuple):
-    """Why a setting changed, or why it was left.
-
-    Attributes:
-        path: the setting, such as ``model.neck.in_channels``.
-        text: the reason.
-        left: the setting was not changed, though it may have to be.
-    """
-
-    path: str
-    text: str
-    left: bool = False
 
 
 class Plan(NamedTuple):
@@ -56,8 +48,8 @@ def make_plan(
     after = deepcopy(before)
     notes: list[Note] = []
 
-    def note(path: str, text: str, left: bool = False) -> None:
-        notes.append(Note(path, text, left))
+    def note(*fields: Any, **more: Any) -> None:
+        notes.append(Note(*fields, **more))
 
     old = measure(before['model']['backbone'], config)
     net = build(backbone)
@@ -68,12 +60,14 @@ def make_plan(
     net = build(new)
     after['model']['backbone'] = new
     _forget(before['model']['backbone'], note)
-    if (after['model'].get('init_cfg') or {}).get('type') == 'Pretrained':
+    if any(is_pretrained(node) for _, node in walk(after['model'].get('init_cfg'))):
         after['model']['init_cfg'] = None
         note('model.init_cfg', 'is a checkpoint with the old backbone')
     adapt_preprocessor(after, note)
+    adapt_training(after, net, note)
     try:
-        adapt_training(after, net, note)
+        with BASE_MODELS.switch_scope_and_registry('mmdet'), torch.random.fork_rng(devices=[]):
+            MODELS.build(ConfigDict(deepcopy(after['model'])))
     except Exception as error:  # whatever a module raises about its arguments
         raise InputError(
             f'the {cfg.model.type} of {config} cannot be built with this backbone: {reason(error)}'
@@ -83,18 +77,8 @@ def make_plan(
     return Plan(before, after, notes)
 
 
-def not_adapted(notes: list[Note]) -> str:
-    """Return what was left, as the end of an error."""
-    left = [f'{note.path} {note.text}' for note in notes if note.left]
-    return f' (not adapted: {"; ".join(left)})' if left else ''
-
-
-def _weights(backbone: dict[str, Any], init_cfg: dict[str, Any], note) -> dict[str, Any]:
+def _weights(backbone: dict[str, Any], init_cfg: dict[str, Any], note: Noting) -> dict[str, Any]:
     """Load the weights; return ``init_cfg``, and ``norm_eval`` for a finished PRepBN checkpoint."""
-    from mmdet.registry import MODELS
-
-    from slab_det.layers import prepbn_modules
-
     net: SLABBackbone = MODELS.build({**backbone, 'init_cfg': init_cfg})
     net.init_weights()
     norms = prepbn_modules(net)
@@ -108,7 +92,7 @@ def _weights(backbone: dict[str, Any], init_cfg: dict[str, Any], note) -> dict[s
     return dict(init_cfg=init_cfg)
 
 
-def _forget(backbone: dict[str, Any], note) -> None:
+def _forget(backbone: dict[str, Any], note: Noting) -> None:
     """Name the habits of the old backbone that do not come along."""
     habits = [
         f'{key}={backbone[key]!r}'

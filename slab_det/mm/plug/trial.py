@@ -1,26 +1,24 @@
 """One training step of a detector on made-up images."""
 
-import logging
 import math
 import time
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
 from mmdet.registry import MODELS
 from mmengine.config import Config, ConfigDict
-from mmengine.logging import MessageHub, MMLogger
+from mmengine.logging import MessageHub
 from mmengine.model import revert_sync_batchnorm
-from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS as BASE_MODELS
 from torch import nn
 
 from slab_det.errors import InputError
 from slab_det.layers import PRepBN
+from slab_det.mm.config_walk import kind_of, walk, walk_dicts
+from slab_det.mm.optim import build_plain, quiet
 
-from .detector import reason, walk
+from .detector import reason
 
 #: Height and width of the images in pixels, unless the detector is built for one size.
 SIZE = (256, 320)
@@ -65,7 +63,7 @@ def train_one_step(cfg: Config, config: str, size: tuple[int, int] = SIZE) -> Tr
     size = fixed_size(model_cfg) or size
     with (
         warnings.catch_warnings(),
-        _quiet(),
+        quiet(),
         torch.random.fork_rng(devices=[]),
         BASE_MODELS.switch_scope_and_registry('mmdet'),
     ):
@@ -172,15 +170,12 @@ def class_numbers(model: dict[str, Any]) -> tuple[int, int]:
 def _loaded(cfg: Config) -> tuple[bool, bool]:
     """Return whether the training data has masks of instances, and classes of pixels."""
     masks = semantic = False
-    for _, node in walk(cfg.get('train_dataloader') or {}, 'train_dataloader'):
-        kind = str(node.get('type', '')) if isinstance(node, dict) else ''
-        if kind.endswith('LoadPanopticAnnotations'):
-            masks = masks or node.get('with_mask', True)
-            semantic = semantic or node.get('with_seg', True)
-        elif kind.endswith('LoadAnnotations'):
-            masks = masks or node.get('with_mask', False)
-            semantic = semantic or node.get('with_seg', False)
-    return bool(masks), bool(semantic)
+    for _, node in walk_dicts(cfg.get('train_dataloader')):
+        if (kind := kind_of(node)) in ('LoadAnnotations', 'LoadPanopticAnnotations'):
+            default = kind == 'LoadPanopticAnnotations'
+            masks |= node.get('with_mask', default)
+            semantic |= node.get('with_seg', default)
+    return masks, semantic
 
 
 def _box_masks(boxes: torch.Tensor, size: tuple[int, int]):
@@ -203,13 +198,8 @@ def _build(model: dict[str, Any]) -> nn.Module:
 def _step(
     model: nn.Module, cfg: Config, size: tuple[int, int]
 ) -> tuple[dict[str, float], list[str]]:
-    wrapper = (cfg.get('optim_wrapper') or ConfigDict(optimizer=_OPTIMIZER)).to_dict()
-    wrapper['type'] = 'OptimWrapper'
-    for name in ('loss_scale', 'dtype', 'use_fsdp'):  # of mixed precision
-        wrapper.pop(name, None)
-    # One step is one update.
-    wrapper.pop('accumulative_counts', None)
-    optimizer = build_optim_wrapper(model, wrapper)
+    wrapper = cfg.get('optim_wrapper') or dict(optimizer=_OPTIMIZER)
+    optimizer = build_plain(model, wrapper)
     for name in ('epoch', 'iter'):  # the runner tells how far training is; TOOD and BoxInst ask
         MessageHub.get_current_instance().update_info(name, 0)
     data = model.data_preprocessor(made_up_batch(cfg, size), True)
@@ -218,18 +208,6 @@ def _step(
     idle = idle_parameters(model.backbone)
     optimizer.step()
     return {name: float(value) for name, value in losses.items()}, idle
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep mmengine from printing a line for every parameter."""
-    logger = MMLogger.get_current_instance()
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
 
 
 def _attempt(what: str, function, *arguments: Any) -> Any:

@@ -57,7 +57,7 @@ def changed_settings(before: Any, after: Any, path: str = '') -> Iterator[tuple[
         isinstance(before, dict)
         and isinstance(after, dict)
         and before.get('type') == after.get('type')
-        and (not path.endswith('paramwise_cfg'))
+        and not path.endswith('paramwise_cfg')
     ):
         for key in dict.fromkeys([*before, *after]):
             if before.get(key) != after.get(key):
@@ -91,7 +91,7 @@ def _changed_list(before: list[Any], after: list[Any], path: str) -> list[Any]:
             entries.append(Code(f'{path}[{index}]'))
         elif old is not None and not set(old) - set(value) and old.get('type') == value.get('type'):
             new = {key: value[key] for key in value if key not in old or old[key] != value[key]}
-            entries.append(Code(_call([Code(f'{path}[{index}]')], new)))
+            entries.append(Code(_code(new).replace('dict(', f'dict({path}[{index}], ', 1)))
         elif value in before:
             entries.append(Code(f'{path}[{before.index(value)}]'))
         else:
@@ -117,14 +117,7 @@ def layout(head: str, value: Any, indent: int, tail: str = '') -> list[str]:
         or not value
     ):
         return [line]
-    if isinstance(value, dict):
-        opening, closing = ('dict(', ')') if _identifiers(value) else ('{', '}')
-        entries = [
-            (f'{key}=' if opening == 'dict(' else f'{key!r}: ', one) for key, one in value.items()
-        ]
-    else:
-        opening, closing = ('[', ']') if isinstance(value, list) else ('(', ')')
-        entries = [('', one) for one in value]
+    opening, entries, closing = _parts(value)
     lines = [' ' * indent + head + opening]
     for index, (name, one) in enumerate(entries):
         last = index == len(entries) - 1
@@ -132,24 +125,20 @@ def layout(head: str, value: Any, indent: int, tail: str = '') -> list[str]:
     return lines
 
 
+def _parts(value: dict[Any, Any] | list[Any] | tuple[Any, ...]) -> tuple[str, list[Any], str]:
+    """Return the opening of ``value`` in code, (name, value) of its entries, and the closing."""
+    if not isinstance(value, dict):
+        opening, closing = '[]' if isinstance(value, list) else '()'
+        return opening, [('', one) for one in value], closing
+    if all(isinstance(key, str) and key.isidentifier() for key in value):
+        return 'dict(', [(f'{key}=', one) for key, one in value.items()], ')'
+    return '{', [(f'{key!r}: ', one) for key, one in value.items()], '}'
+
+
 def _code(value: Any) -> str:
-    if isinstance(value, Code):
-        return str(value)
-    if isinstance(value, dict):
-        if _identifiers(value):
-            return _call([], value)
-        return '{' + ', '.join(f'{key!r}: {_code(one)}' for key, one in value.items()) + '}'
-    if isinstance(value, list):
-        return '[' + ', '.join(map(_code, value)) + ']'
-    if isinstance(value, tuple):
-        return '(' + ', '.join(map(_code, value)) + (',)' if len(value) == 1 else ')')
-    return repr(value)
-
-
-def _call(arguments: list[Code], named: dict[str, Any]) -> str:
-    words = [*arguments, *(f'{key}={_code(one)}' for key, one in named.items())]
-    return f'dict({", ".join(words)})'
-
-
-def _identifiers(value: dict[Any, Any]) -> bool:
-    return all(isinstance(key, str) and key.isidentifier() for key in value)
+    if not isinstance(value, (dict, list, tuple)):
+        return str(value) if isinstance(value, Code) else repr(value)
+    opening, entries, closing = _parts(value)
+    if isinstance(value, tuple) and len(value) == 1:
+        closing = ',)'
+    return opening + ', '.join(name + _code(one) for name, one in entries) + closing

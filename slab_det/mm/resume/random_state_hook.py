@@ -9,11 +9,13 @@ from mmengine.dist import (
     get_world_size,
 )
 from mmengine.hooks import CheckpointHook, Hook
-from mmengine.optim import OptimWrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import EpochBasedTrainLoop
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
+
+from slab_det.errors import InputError
+from slab_det.mm.model import optim_wrappers
 
 from .random_states import capture_states, restore_states
 from .sample_order import DrawSampler, EndlessBatches, Placeholders, ReseededDataset, install
@@ -110,7 +112,7 @@ class RandomStateHook(Hook):
     def before_train(self, runner) -> None:
         loop = runner.train_loop
         if isinstance(loop.dataloader.dataset, IterableDataset):
-            raise ValueError(
+            raise InputError(
                 f'RandomStateHook cannot resume {type(loop.dataloader.dataset).__name__}, an '
                 'IterableDataset, where it stopped: use a dataset with an index, or remove the '
                 'hook.'
@@ -166,7 +168,7 @@ class RandomStateHook(Hook):
     # ---------------------------------------------------------------- resumption
 
     def _find_resumed(self, runner) -> dict | None:
-        """What the checkpoint holds for this run, or None if it does not resume."""
+        """Return what the checkpoint holds for this run, or None if it does not resume."""
         loaded, self._loaded = self._loaded, None
         if runner.iter == 0:
             return None
@@ -197,7 +199,8 @@ class RandomStateHook(Hook):
         return loaded
 
     def _position(self, runner) -> tuple[int, int]:
-        """The pass over the data in which the run begins, and how many batches of it are done."""
+        """Return the pass over the data in which the run begins, and how many of its batches are
+        done."""
         if self._resumed is not None:
             return self._resumed['epoch'], self._resumed['batches']
         if hasattr(runner.train_loop, 'dataloader_iterator'):
@@ -206,14 +209,14 @@ class RandomStateHook(Hook):
 
 
 def _common_seed(runner) -> int:
-    """The seed of the run, alike on all processes."""
+    """Return the seed of the run, the same on all processes."""
     seed = [runner.seed]
     broadcast_object_list(seed)
     return seed[0]
 
 
 def _fresh_loader(runner, seed: int) -> DataLoader:
-    """The training data loader with samplers that nothing was drawn from yet.
+    """Return the training data loader with samplers that nothing was drawn from yet.
 
     The runner builds its loader before it knows the seed of the run that it resumes, and an
     iteration-based loop starts its workers at once.
@@ -249,24 +252,21 @@ def _hold_back(loop, batches: EndlessBatches) -> None:
 
 def _saves_now(runner) -> bool:
     """Whether a CheckpointHook will save after this iteration."""
-    for hook in runner.hooks:
-        if isinstance(hook, CheckpointHook) and not hook.by_epoch:
-            if hook.every_n_train_iters(runner, hook.interval, hook.save_begin) or (
-                hook.save_last and hook.is_last_train_iter(runner)
-            ):
-                return True
-    return False
+    return any(
+        hook.every_n_train_iters(runner, hook.interval, hook.save_begin)
+        or (hook.save_last and hook.is_last_train_iter(runner))
+        for hook in runner.hooks
+        if isinstance(hook, CheckpointHook) and not hook.by_epoch
+    )
 
 
 def _pending_gradients(runner, fill: bool = False) -> dict[str, Tensor]:
-    """Gradients that were accumulated and not applied yet; empty after an update.
+    """Return gradients that were accumulated and not applied yet; none after an update.
 
     Args:
-        fill: with zeros where there is none, so that all processes return the same names.
+        fill: return zeros for a missing one, so that all processes return the same names.
     """
-    optim = runner.optim_wrapper
-    wrappers = [optim] if isinstance(optim, OptimWrapper) else list(optim.values())
-    if all(wrapper.should_update() for wrapper in wrappers):
+    if all(wrapper.should_update() for wrapper in optim_wrappers(runner)):
         return {}
     gradients = {}
     for name, parameter in runner.model.named_parameters():

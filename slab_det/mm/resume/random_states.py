@@ -55,6 +55,16 @@ def restore_states(states: dict) -> None:
 
 
 @contextmanager
+def states_kept() -> Iterator[None]:
+    """Let all generators go on afterwards as if nothing had been drawn inside."""
+    states = capture_states()
+    try:
+        yield
+    finally:
+        restore_states(states)
+
+
+@contextmanager
 def seeded(entropy: Sequence[int]) -> Iterator[None]:
     """Inside, the generators on the CPU depend on ``entropy`` alone; afterwards they go on as if
     nothing had happened.

@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from slab_det.errors import InputError
+
 from .random_states import seeded
 
 
@@ -71,7 +73,7 @@ class DrawSampler:
     """Hands out the batches (or single indices) of ``sampler`` as :class:`Draw` s.
 
     Args:
-        sampler: a batch sampler, or a sampler where the loader does not batch.
+        sampler: a batch sampler, or a sampler if the loader does not batch.
         batched: which of both.
         seed: decides the order of samplers with a ``generator``, torch's own, in each epoch.
     """
@@ -81,17 +83,14 @@ class DrawSampler:
         self._batched = batched
         self._seed = seed
         self._epoch = 0
-        self._skip = 0
+        #: number of batches that are still to be left out.
+        self.to_skip = 0
 
     def begin(self, epoch: int, skip: int = 0) -> None:
-        """Let the next pass be ``epoch``, without its first ``skip`` batches; where it ends
-        before, the rest is left out of the passes that follow."""
+        """Let the next pass be ``epoch``, without its first ``skip`` batches; if it ends before,
+        the rest is left out of the passes that follow."""
         self._epoch = epoch
-        self._skip = skip
-
-    @property
-    def to_skip(self) -> int:
-        return self._skip
+        self.to_skip = skip
 
     def set_epoch(self, epoch: int) -> None:
         """Pass the epoch on to the sampler that shuffles, as mmengine does."""
@@ -112,8 +111,8 @@ class DrawSampler:
                 Draw(self._epoch, position + offset, index) for offset, index in enumerate(indices)
             ]
             position += len(draws)
-            if self._skip:
-                self._skip -= 1
+            if self.to_skip:
+                self.to_skip -= 1
             else:
                 yield draws if self._batched else draws[0]
 
@@ -181,7 +180,7 @@ class EndlessBatches:
                 batch = next(self._iterator)
             except StopIteration:
                 if not self.batches:
-                    raise ValueError(
+                    raise InputError(
                         'the training data loader yields no batch: lower its batch_size or set '
                         'drop_last=False.'
                     ) from None

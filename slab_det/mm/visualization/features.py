@@ -11,7 +11,7 @@ _PERCENTILES = (1.0, 99.0)
 
 
 def feature_strength(feature: Tensor) -> np.ndarray:
-    """How strong a feature map is at each place: the root of the mean square over its channels.
+    """Return the strength of a feature map at each place, the root mean square of its channels.
 
     Args:
         feature: ``(C, H, W)``.
@@ -23,7 +23,7 @@ def feature_strength(feature: Tensor) -> np.ndarray:
 
 
 def feature_colours(feature: Tensor) -> np.ndarray:
-    """What a feature map tells apart: its three first principal components as red, green and blue.
+    """Return the first three principal components of a feature map as red, green and blue.
 
     Places of a similar colour have similar features; which colour it is means nothing. Each
     component is scaled to 0 to 1 between its 1st and 99th percentile. Components beyond the map's
@@ -50,7 +50,7 @@ def feature_colours(feature: Tensor) -> np.ndarray:
 
 
 def draw_features(image: np.ndarray, features: Sequence[Tensor], names: Sequence[str]):
-    """The image with the strength of every level over it, and the levels in colours below.
+    """Draw the strength of every level over the image, and the levels in colours below.
 
     Args:
         image: uint8 (H, W, 3), red, green, blue.

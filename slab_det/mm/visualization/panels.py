@@ -1,4 +1,8 @@
-"""Ground truth and predictions of one image, side by side, with a legend."""
+"""Ground truth and predictions of one image, side by side, with a legend.
+
+Not drawn by mmdet's DetLocalVisualizer, which varies the colours of a class, lets names cover each
+other, draws ignored regions as objects, and has neither a legend nor counts.
+"""
 
 import colorsys
 from collections import Counter
@@ -27,7 +31,7 @@ class Instance:
         label: class index from 0.
         bbox: left, top, right, bottom.
         score: of a prediction; None for ground truth.
-        mask: bool (H, W) of the whole image, or None where there are boxes only.
+        mask: bool (H, W) of the whole image, or None if there are only boxes.
         ignored: a crowd region or the like, which counts neither as hit nor as miss; drawn in grey.
     """
 
@@ -39,7 +43,7 @@ class Instance:
 
 
 def class_colour(label: int) -> Colour:
-    """Blue, green, red of a class: hues a golden angle apart, so that neighbours look apart."""
+    """Return blue, green and red of a class: hues a golden angle apart, so that they differ."""
     hue = (0.58 + label * 0.381966) % 1.0
     value = (1.0, 0.8, 0.95)[label // 5 % 3]
     saturation = (0.85, 0.6)[label // 8 % 2]
@@ -54,7 +58,7 @@ def draw_instances(
 
     Args:
         image: uint8 (H, W, 3), blue, green, red; left unchanged.
-        instances: what to draw; the surest are drawn last, over the others.
+        instances: what to draw, in ascending order of score.
         classes: names by class index.
         scale: the drawing is this many times larger than the image.
 
@@ -77,7 +81,7 @@ def draw_instances(
         for shade, thickness in (((0, 0, 0), 4), (colour, 2)):  # dark edges show on any ground
             cv2.rectangle(canvas, box[:2], box[2:], shade, thickness, cv2.LINE_AA)
     taken: list[Box] = []
-    for one, box in reversed(list(zip(ordered, boxes))):  # the surest choose their place first
+    for one, box in reversed(list(zip(ordered, boxes))):  # from the highest score down
         _name(canvas, one, box, classes, taken)
     return canvas
 
@@ -90,7 +94,7 @@ def compare(
     title: str = '',
     score_thr: float = 0.0,
 ) -> np.ndarray:
-    """A picture with the ground truth on the left and the predictions on the right.
+    """Return a picture with the ground truth on the left and the predictions on the right.
 
     Below them stand the classes that occur in either, with their colour and the numbers of true and
     predicted instances; ignored regions are not counted.
@@ -99,7 +103,7 @@ def compare(
         image: uint8 (H, W, 3), blue, green, red.
         truth, predictions: instances in pixels of the image.
         classes: names by class index.
-        title: shown above, the name of the image, say.
+        title: shown above, such as the name of the image.
         score_thr: predictions below this score are left out.
 
     Returns:
@@ -155,7 +159,7 @@ def _fill(canvas: np.ndarray, one: Instance, width: int, height: int) -> list[np
 def _name(
     canvas: np.ndarray, one: Instance, box: Box, classes: Sequence[str], taken: list[Box]
 ) -> None:
-    """Write class and score beside the box, where the fewest names stand already."""
+    """Write class and score beside the box, where it covers the least of other names."""
     text = classes[one.label] + ('' if one.score is None else f' {one.score:.2f}')
     if one.ignored:
         text += ' (ignored)'

@@ -117,6 +117,27 @@ def test_a_deformable_convolution_costs_what_a_plain_one_does():
     assert costs == {'conv': cost_of(plain, image)}
 
 
+class Queries(nn.Module):
+    """Gives parts of a parameter to a layer, as Deformable DETR does."""
+
+    def __init__(self):
+        super().__init__()
+        self.queries = nn.Embedding(5, 8)
+        self.project = nn.Linear(4, 3)
+
+    def forward(self):
+        place, _ = self.queries.weight.split(4, dim=1)
+        return self.project(place[None])
+
+
+def test_parts_of_a_parameter_are_counted():
+    model = Queries()
+    assert count_costs(model, model) == {
+        'queries': Cost(40),
+        'project': Cost(15, 5 * 4 * 3),
+    }
+
+
 def test_the_model_is_left_as_it_was():
     model = Parts()
     before = [dict(module.__dict__) for module in model.modules()]

@@ -1,15 +1,20 @@
 import contextlib
 import functools
 import http.server
+import os
 import threading
 
 import pytest
 import timm
 import torch
 from mmengine.fileio import BaseStorageBackend, register_backend
+from mmengine.runner.checkpoint import _load_checkpoint as load_checkpoint
+from safetensors.torch import save_file
 
 from slab_det.checkpoints import CheckpointError, detect_family
+from slab_det.mm.backbones import sources
 from slab_det.mm.backbones.sources import open_checkpoint
+from tests.processes import on_two_processes
 
 
 @pytest.fixture
@@ -61,7 +66,8 @@ def test_web_addresses_are_downloaded_once_and_read_safely(server, hub, tmp_path
     for _ in range(2):
         assert torch.equal(open_checkpoint(f'{address}/ckpt.pth?raw=true')['a'], torch.ones(2))
     assert asked == ['/ckpt.pth?raw=true']
-    assert [path.name for path in hub.iterdir()] == ['ckpt.pth']
+    (kept,) = hub.iterdir()
+    assert kept.name.endswith('-ckpt.pth')
     assert not (tmp_path / 'trace').exists()
 
 
@@ -71,6 +77,44 @@ def test_an_address_without_a_file_is_named_and_leaves_nothing(server, hub):
     ):
         open_checkpoint(f'{server[1]}/no.pth')
     assert list(hub.iterdir()) == []
+
+
+def test_addresses_that_end_in_the_same_name_are_two_files(server, hub):
+    folder, address, _ = server
+    for name in ('swin', 'pvt'):
+        (folder / name).mkdir()
+        torch.save({name: torch.ones(2)}, folder / name / 'last.pth')
+    for name in ('swin', 'pvt', 'swin'):
+        assert open_checkpoint(f'{address}/{name}/last.pth').keys() == {name}
+    assert len(list(hub.iterdir())) == 2
+
+
+def download(rank, homes, url):
+    """Download on one of two machines, whose first and only process this is."""
+    os.environ.update(LOCAL_RANK='0', TORCH_HOME=homes[rank])
+    try:
+        return sources._download(url)
+    except CheckpointError as error:
+        return f'refused: {error}'
+
+
+def download_together(rank, homes, url):
+    """Download on one machine of two processes."""
+    os.environ.update(TORCH_HOME=homes[0])
+    try:
+        return sources._download(url)
+    except CheckpointError as error:
+        return f'refused: {error}'
+
+
+def test_every_machine_downloads_and_no_process_is_left_waiting(tmp_path):
+    torch.save({'a': torch.ones(2)}, tmp_path / 'ckpt.pth')
+    homes = [str(tmp_path / f'machine{i}') for i in range(2)]
+    paths = on_two_processes(download, homes, (tmp_path / 'ckpt.pth').as_uri())
+    assert [path.startswith(home) for path, home in zip(paths, homes)] == [True, True]
+    assert all(open_checkpoint(path)['a'].tolist() == [1, 1] for path in paths)
+    said = on_two_processes(download_together, homes, (tmp_path / 'none.pth').as_uri())
+    assert said[0] == said[1] and 'none.pth cannot be downloaded' in said[0]
 
 
 class Vault(BaseStorageBackend):
@@ -120,6 +164,46 @@ def test_timms_pretrained_models_are_sources(monkeypatch):
 
 def test_unknown_models_of_timm_are_named():
     with pytest.raises(
-        CheckpointError, match='timm://no_such_model cannot be had: Unknown model.*list_models'
+        CheckpointError, match='timm://no_such_model cannot be loaded: Unknown model.*list_models'
     ):
         open_checkpoint('timm://no_such_model')
+
+
+def test_weights_with_code_of_timms_own_are_refused():
+    custom = next(
+        name for name in timm.list_pretrained('vit_*') if timm.get_pretrained_cfg(name).custom_load
+    )
+    with pytest.raises(CheckpointError, match='with code of its own; save the state_dict'):
+        open_checkpoint(f'timm://{custom}')
+
+
+@pytest.mark.parametrize('name', ['hf-hub:owner/name', 'hf_hub:owner/name', 'hf-hub://owner/name'])
+def test_weights_on_the_hub_are_read_safely(monkeypatch, name):
+    asked = []
+
+    def offline(model, **options):
+        asked.append((model, options))
+        return {'a': torch.ones(2)}
+
+    monkeypatch.setattr(timm.models, 'load_state_dict_from_hf', offline)
+    assert open_checkpoint(name)['a'].tolist() == [1, 1]
+    assert asked == [('owner/name', dict(weights_only=True))]
+
+
+@pytest.mark.parametrize('source', ['hf-hub:owner/name', 'timm://pvt_v2_b0.in1k'])
+def test_a_hub_that_is_not_reached_is_said_in_one_sentence(monkeypatch, source):
+    def away(*args, **kwargs):
+        raise RuntimeError('Cannot reach the hub.\nSee the documentation.')
+
+    monkeypatch.setattr(timm.models, 'load_state_dict_from_hf', away)
+    monkeypatch.setattr(timm, 'create_model', away)
+    with pytest.raises(
+        CheckpointError, match=f'{source} cannot be loaded: Cannot reach the hub;'
+    ) as error:
+        open_checkpoint(source)
+    assert '\n' not in str(error.value)
+
+
+def test_mmengines_runner_reads_safetensors(tmp_path):
+    save_file({'a': torch.ones(2)}, tmp_path / 'model.safetensors')
+    assert load_checkpoint(str(tmp_path / 'model.safetensors'))['a'].tolist() == [1, 1]

@@ -99,8 +99,8 @@ def test_configs_stay_as_they_are(part):
 @pytest.mark.parametrize(
     'train, tested, message',
     [
-        (None, dict(dataset=dict(pipeline=[])), 'train_dataloader is NoneType and no config'),
-        (dict(dataset=dict(pipeline=[])), Numbers(), 'test_dataloader is Numbers and no config'),
+        (None, dict(dataset=dict(pipeline=[])), 'train_dataloader is NoneType and not a config'),
+        (dict(dataset=dict(pipeline=[])), Numbers(), 'test_dataloader is Numbers and not a config'),
         (
             dict(dataset=dict(pipeline=[])),
             dict(dataset=dict(type='X')),
@@ -135,7 +135,7 @@ def test_going_through_the_images_draws_nothing_from_the_random_numbers_of_train
 @pytest.mark.parametrize(
     'arguments, message',
     [
-        ((Numbers(3), 0), 'num_images=0 must be at least 1'),
+        ((Numbers(3), 0), 'num_images=0 must be a whole number of at least 1'),
         ((Numbers(0), 4), 'dataset has no images'),
     ],
 )
@@ -146,13 +146,13 @@ def test_a_loader_without_images_is_refused(arguments, message):
 
 def test_the_bar_shows_the_pass_and_each_image(capsys):
     loader = calibration_loader(Numbers(3), 3)
-    shown = progress_bar(loader, 2)
+    shown = iter(progress_bar(loader, 2))
     assert [next(shown)['index'], next(shown)['index']] == [[0], [1]]
     words = capsys.readouterr().out
-    assert words.startswith('calibration, pass 2\n') and '1/3' in words and '2/3' not in words
+    assert words == 'calibration, pass 2: 1 of 3\n'
     assert [batch['index'] for batch in shown] == [[2]]
     words = capsys.readouterr().out
-    assert '2/3' in words and '3/3' in words and words.endswith('\n')
+    assert words.splitlines() == [f'calibration, pass 2: {done} of 3' for done in (2, 3)]
 
 
 def test_other_processes_and_an_empty_share_show_nothing(capsys, monkeypatch):

@@ -199,7 +199,7 @@ def test_resuming_without_a_known_start_asks_for_it(make_runner):
 
 
 class Recording(Hook):
-    """Copies of the weights and buffers after every iteration, and of those that validation sees."""
+    """Copies the weights and buffers after every iteration, and those that validation sees."""
 
     priority = 'VERY_HIGH'  # before EMAHook
 
@@ -215,8 +215,8 @@ class Recording(Hook):
 
 
 def averages(states, momentum, averaged):
-    """``a_1 = x_1`` and ``a_t = (1 - momentum) a_{t-1} + momentum x_t`` of the entries whose names satisfy
-    ``averaged``, and the current values of the others, after every iteration."""
+    """``a_1 = x_1`` and ``a_t = (1 - momentum) a_{t-1} + momentum x_t`` of the entries whose names
+    satisfy ``averaged``, and the current values of the others, after every iteration."""
     current, found = None, []
     for state in states:
         state = {k: v.double() for k, v in state.items() if v.is_floating_point()}
@@ -256,7 +256,7 @@ def test_averaged_model_takes_the_current_ratio(make_runner, update_buffers, by_
     for end, validated in zip((4, 8, 12, 16), record.validated):
         name = f'epoch_{end // 4}.pth' if by_epoch else f'iter_{end}.pth'
         saved = torch.load(f'{runner.work_dir}/{name}', weights_only=True)
-        # EMAHook saves the averages as the weights, for deployment, and the weights as the averages.
+        # EMAHook saves the averages as the weights, and the weights as the averages.
         assert float(saved['state_dict']['norm1.ratio']) == pytest.approx(1 - (end - 1) / 16)
         assert float(saved['ema_state_dict']['module.norm1.ratio']) == pytest.approx(
             1 - (end - 1) / 16
@@ -302,7 +302,7 @@ def test_averaged_model_validates_in_the_right_mode(make_runner):
 
 def test_test_follows_the_loaded_ratio(make_runner):
     runner = make_runner([PRepBNHook()], validate=True)
-    runner.val_loop  # builds the loop before the buffers change
+    assert runner.val_loop  # built before the buffers change
     runner.model.norm1.ratio.fill_(0.0)
     runner.model.norm2.ratio.fill_(0.0)
     runner.val()
@@ -310,7 +310,7 @@ def test_test_follows_the_loaded_ratio(make_runner):
 
 
 class Swap(Hook):
-    """Changes the ratio in place around an evaluation, as EMAHook does with all weights and buffers."""
+    """Changes the ratio in place around an evaluation, as EMAHook does with all buffers."""
 
     def _fill(self, runner, value):
         for norm in (runner.model.norm1, runner.model.norm2):

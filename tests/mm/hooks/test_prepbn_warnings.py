@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from mmengine.model import BaseModel
 from mmengine.optim import LinearLR
 
 from slab_det.layers import set_ratio
@@ -95,8 +96,8 @@ def test_a_variance_that_ran_away_over_a_resumption_is_noticed(make_runner, warn
 
 
 class Grows(TinyModel):
-    """The running variance of one channel of its last norm becomes ``growth`` times that of the first
-    iteration; nothing else goes wrong."""
+    """The running variance of one channel of its last norm becomes ``growth`` times that of the
+    first iteration; nothing else goes wrong."""
 
     def __init__(self, growth):
         super().__init__()
@@ -144,6 +145,46 @@ def test_frozen_statistics_that_may_stay_do_not_warn(ratio, mean, var, make_runn
     model.norm1.repbn.bn.running_mean.fill_(mean)
     model.norm1.repbn.bn.running_var.fill_(var)
     assert warnings_of(make_runner([PRepBNHook()], model)) == []
+
+
+class MeanTeacher(BaseModel):
+    """A student, and a teacher in evaluation mode that a MeanTeacherHook averages."""
+
+    def __init__(self, frozen_student=False):
+        super().__init__()
+        self.student = Frozen() if frozen_student else TinyModel()
+        self.teacher = TinyModel()
+
+    def train(self, mode=True):
+        super().train(mode)
+        self.teacher.eval()
+        return self
+
+    def forward(self, inputs, index=None, mode='tensor'):
+        return self.student(inputs, index, mode)
+
+
+@pytest.mark.parametrize('skip_buffer', [True, False])
+def test_a_teacher_without_statistics_is_not_said_to_be_norm_eval(
+    make_runner, warnings_of, skip_buffer
+):
+    from mmdet.engine.hooks import MeanTeacherHook
+
+    teacher = MeanTeacherHook(momentum=0.1, skip_buffer=skip_buffer)
+    messages = warnings_of(make_runner([teacher, PRepBNHook()], MeanTeacher()))
+    assert len(messages) == skip_buffer
+    for message in messages:
+        assert 'the statistics of 2 PRepBN, such as teacher.norm1, stay at the mean 0' in message
+        assert 'skip_buffer=False' in message and 'norm_eval' not in message
+
+
+def test_a_teacher_of_a_frozen_student_is_norm_eval(make_runner, warnings_of):
+    from mmdet.engine.hooks import MeanTeacherHook
+
+    teacher = MeanTeacherHook(momentum=0.1)
+    copy, frozen = warnings_of(make_runner([teacher, PRepBNHook()], MeanTeacher(True)))
+    assert 'of 1 PRepBN, such as teacher.norm2, stay' in copy
+    assert 'of 2 PRepBN, such as student.norm1, are frozen' in frozen and 'norm_eval' in frozen
 
 
 def test_a_resumption_under_another_length_of_training_warns_of_the_jump(make_runner, warnings_of):

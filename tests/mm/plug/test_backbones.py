@@ -50,13 +50,13 @@ def test_every_transformer_of_timms_registry_has_a_name():
 
 def test_an_unknown_name_is_answered_with_the_nearest():
     with pytest.raises(
-        InputError, match='--backbone slab-swn-t is not known: the nearest is slab-swin-t'
+        InputError, match='^backbone slab-swn-t is not known: the nearest is slab-swin-t'
     ):
         backbone_config('slab-swn-t')
 
 
 def test_attention_that_does_not_fit_is_refused():
-    with pytest.raises(InputError, match='--attn LLS does not fit slab-swin-t: .*attn_types'):
+    with pytest.raises(InputError, match='^attn LLS does not fit slab-swin-t: .*attn_types'):
         backbone_config('slab-swin-t', attn='LLS')
     assert backbone_config('slab-swin-t', 'ln', 'ssss')['attn_types'] == 'SSSS'
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.model import PretrainedInit
 
 from slab_det.checkpoints import CheckpointError
 from slab_det.layers import set_ratio
@@ -36,7 +37,7 @@ def test_nothing_but_the_settings_of_the_backbone_changes():
         'model.data_preprocessor.std',
         'model.data_preprocessor.bgr_to_rgb',
         'optim_wrapper.optimizer',
-        'optim_wrapper.paramwise_cfg',
+        'optim_wrapper.constructor',
         'param_scheduler',
         'custom_hooks',
         'custom_imports',
@@ -93,9 +94,12 @@ def test_images_are_normalised_wherever_that_is_set(path, left):
     assert left or made.after['data_preprocessor']['bgr_to_rgb'] is True
 
 
-def test_a_checkpoint_of_the_whole_old_detector_is_dropped():
+@pytest.mark.parametrize('kind', ['Pretrained', PretrainedInit])
+@pytest.mark.parametrize('several', [False, True])
+def test_a_checkpoint_of_the_whole_old_detector_is_dropped(kind, several):
     cfg = Config.fromstring(DETECTOR, '.py')
-    cfg.model.init_cfg = dict(type='Pretrained', checkpoint='detector.pth')
+    init_cfg = dict(type=kind, checkpoint='detector.pth')
+    cfg.model.init_cfg = [dict(type='Xavier', layer='Conv2d'), init_cfg] if several else init_cfg
     made = make_plan(cfg, BACKBONE, 'some.py')
     assert made.after['model']['init_cfg'] is None
     assert 'model.init_cfg' in {note.path for note in made.notes}

@@ -21,7 +21,8 @@ WARM_UP = [dict(type='LinearLR', start_factor=0.1, begin=0, end=20, by_epoch=Fal
 
 
 class Noting(RandomStateHook):
-    """Keeps the loss of every iteration, by its number, and what Python's and numpy's generators give then."""
+    """Keeps the loss of every iteration, by its number, and what Python's and numpy's generators
+    give then."""
 
     def __init__(self):
         super().__init__()
@@ -55,8 +56,9 @@ def train(make_runner):
 
 
 def assert_same_end(whole, rest, done):
-    """``(runner, hook)`` of both runs: losses and batches agree from ``done`` on, and in the end weights,
-    optimizer, schedulers, random-number states and all else that is in their last checkpoints."""
+    """``(runner, hook)`` of both runs: losses and batches agree from ``done`` on, and in the end
+    weights, optimizer, schedulers, random numbers and all else that is in their last checkpoints.
+    """
     (whole_runner, whole_hook), (rest_runner, rest_hook) = whole, rest
     expected = {t: note for t, note in whole_hook.losses.items() if t >= done}
     assert expected and rest_hook.losses == expected
@@ -202,8 +204,8 @@ def test_best_checkpoint_saved_during_validation_resumes(train):
         **arguments,
     )
     assert_same_end(whole, rest, 4)
-    # mmengine saves the best without the optimizer; data and random numbers are in it, as of training
-    # and not as the validation during which it was saved moved them.
+    # mmengine saves the best without the optimizer; data and random numbers are in it, as of
+    # training and not as the validation during which it was saved moved them.
     best = train(
         hooks=[DrawsInValidation()],
         resume=True,

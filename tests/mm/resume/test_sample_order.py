@@ -132,7 +132,7 @@ def test_wrapped_dataset_passes_for_the_dataset():
     assert type(again) is ReseededDataset and again.pipeline == 'new'
     assert copy.deepcopy(dict(dataset=wrapped))['dataset'] is wrapped
     with pytest.raises(AttributeError, match='nothing'):
-        wrapped.nothing
+        _ = wrapped.nothing
 
 
 def test_installing_twice_wraps_once():

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from slab_det.cli import InputError
+from slab_det.cli import InputError, check_fit
 from tests.scripts import load_script
 
 ROOT = Path(__file__).parents[3]
@@ -48,17 +48,16 @@ def test_weights_of_the_checkpoint_and_maps_without_padding(tool, image):
     torch.save(dict(state_dict=model.state_dict()), 'w.pth')
     with MODELS.switch_scope_and_registry('mmdet') as registry:
         other = registry.build(cfg.model)
-    tool.load_weights(other, 'w.pth')
+    check_fit('w.pth', other, 'checkpoint')
     assert all(torch.isnan(value).all() for value in other.backbone.parameters())
 
 
 @pytest.mark.parametrize(
     'options, words',
     [
-        (['b.png', MINI], 'IMAGE b.png is not a file'),
+        (['b.png', MINI], 'IMAGE b.png is not an image'),
         (['text.png', MINI], 'IMAGE text.png is not an image'),
         (['a.png', MINI, 'none.pth'], 'checkpoint none.pth is not a file'),
-        (['a.png', MINI, '--out', 'x.bmp'], '--out x.bmp: give a name that ends'),
         (['a.png', MINI, '--cfg-options', 'test_dataloader=None'], 'has no test_dataloader'),
     ],
 )

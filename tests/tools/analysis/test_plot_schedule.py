@@ -2,8 +2,10 @@ from pathlib import Path
 
 import cv2
 import pytest
+import torch
 
-from slab_det.cli import InputError
+from slab_det.cli import InputError, check_model, load_config
+from slab_det.layers import set_ratio
 from tests.scripts import load_script
 
 ROOT = Path(__file__).parents[3]
@@ -47,8 +49,6 @@ def test_a_picture_and_the_facts_without_data(tool, tmp_path, monkeypatch, capsy
     [
         ([], 'not there, so that the training images .* cannot be counted: give --num-images'),
         (['--num-images', '0'], '--num-images is 0'),
-        (['--num-images', '9', '--gpus', '-1'], '--gpus is -1'),
-        (['--num-images', '9', '--out', 's.jpg'], r'--out s.jpg: give a name that ends in .png'),
         (['--num-images', '9', '--auto-scale-lr'], '--auto-scale-lr needs auto_scale_lr'),
         (['--num-images', '9', '--cfg-options', 'train_cfg=None'], 'has no train_dataloader'),
     ],
@@ -69,3 +69,24 @@ def test_images_are_counted_where_they_are(tool, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv('SHAPES_ROOT', str(tmp_path / 'shapes'))
     tool.main(tool.parse_args([MINI, '--out', 's.svg']))
     assert '12 iterations of 4 images, 6 epochs of 2 iterations' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('prefix', ['', 'module.'])
+def test_the_ratio_starts_where_the_checkpoint_has_it(tool, tmp_path, monkeypatch, capsys, prefix):
+    monkeypatch.chdir(tmp_path)
+    cfg = load_config(MINI)
+    model = check_model(cfg, MINI)
+    set_ratio(model, 0.5)
+    weights = {prefix + key: value for key, value in model.state_dict().items()}
+    torch.save(dict(state_dict=weights), 'start.pth')
+    tool.main(tool.parse_args([MINI, '--num-images', '8', '--cfg-options', 'load_from=start.pth']))
+    assert 'ratio 0.5 at the start, 0 at the end' in capsys.readouterr().out
+
+
+def test_a_checkpoint_that_would_fill_nothing_is_refused(tool, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.save(dict(state_dict={'other.weight': torch.ones(1)}), 'start.pth')
+    with pytest.raises(InputError, match='load_from start.pth is a checkpoint of another model'):
+        tool.main(
+            tool.parse_args([MINI, '--num-images', '8', '--cfg-options', 'load_from=start.pth'])
+        )

@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from .doc_commands import CLUSTER, Command, DocError, parse
+from .commands import CLUSTER, Command, DocError, parse
 
 #: What is added to commands so that they end soon: fewer and smaller images, one run.
 SHORTER = {
@@ -77,10 +77,10 @@ def run_page(commands: Iterable[Command], root: Path) -> int:
 
 
 def run_command(command: Command, root: Path) -> None:
-    """Run a script in this process, in the current folder; its output is shown where it fails.
+    """Run a script in this process, in the current folder; its output is shown if it fails.
 
     Raises:
-        DocError: it fails, or is no ``python`` script of the project.
+        DocError: it fails, or it is not a ``python`` script of the project.
     """
     if command.words[0] != 'python' or command.words[1] in CLUSTER:
         raise DocError(f'{command}: only python tools/... and benchmarks/... can be run')
@@ -182,13 +182,12 @@ def _layer_norm_checkpoint(file: Path) -> None:
 
 
 def _random_checkpoint(file: Path, config: str, norm: str) -> None:
-    """Write a detector with this norm and weights of chance; a PRepBN's schedule is finished."""
+    """Write a detector with this norm and random weights; a PRepBN's schedule is finished."""
     import torch
     from mmdet.registry import MODELS
 
+    from slab_det.cli.checks import load_config
     from slab_det.layers import prepbn_modules
-
-    from .checks import load_config
 
     cfg = load_config(config)
     cfg.model.backbone.update(init_cfg=None, norm_cfg=dict(type=norm))

@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from slab_det.checkpoints import CheckpointError, load_into, read_checkpoint, stored_grid_sizes
-from slab_det.checkpoints.conversion import convert_checkpoint, save_checkpoint
 from slab_det.errors import InputError
 from slab_det.models import PyramidVisionTransformer, SwinTransformer
+from slab_det.models.conversion import convert_checkpoint, save_checkpoint
 from tests import golden
 from tests.networks import settle
 
@@ -103,7 +103,7 @@ def test_a_family_is_refused_by_name(small):
     with pytest.raises(
         CheckpointError,
         match='small.pth is a Pyramid Vision Transformer, not of the '
-        "family 'swin'; pass --family pvt or auto",
+        "family 'swin'; pass family pvt or auto",
     ):
         convert_checkpoint(small[1], family='swin')
     assert convert_checkpoint(small[1], family='pvt').family.name == 'pvt'

@@ -1,27 +1,26 @@
 """Converting a checkpoint file to this package's names."""
 
-import importlib
 import os
+import sys
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from slab_det import models
-from slab_det.errors import InputError
-from slab_det.files import write_checkpoint
-
-from . import (
+from slab_det.checkpoints import (
     CheckpointError,
     Family,
     LoadReport,
     convert_state_dict,
     detect_family,
     read_checkpoint,
-    select_state_dict,
+    select_weights,
     stored_grid_sizes,
     to_our_names,
 )
+from slab_det.errors import InputError
+from slab_det.files import write_checkpoint
 
 
 class Conversion(NamedTuple):
@@ -33,7 +32,7 @@ class Conversion(NamedTuple):
         family: the family that was recognised.
         arguments: constructor arguments of the transformer that the weights are of.
         grid_sizes: height and width of its positional grids, by name.
-        arch: name of its size, None where it is no published one.
+        arch: name of its size, None if it is not a published one.
     """
 
     weights: dict[str, Tensor]
@@ -57,6 +56,7 @@ def convert_checkpoint(
     prefix: str | None = None,
     image_size: tuple[int, int] | None = None,
     drop_classifier: bool = False,
+    ema: bool | None = None,
 ) -> Conversion:
     """Convert the checkpoint file ``path``.
 
@@ -66,6 +66,7 @@ def convert_checkpoint(
         prefix: take only the entries below it.
         image_size: resize positional grids to those of images of this height and width.
         drop_classifier: leave the classifier out.
+        ema: which weights to take, see :func:`~slab_det.checkpoints.select_weights`.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -73,14 +74,14 @@ def convert_checkpoint(
             over or lacking.
     """
     checkpoint = read_checkpoint(path)
-    source = select_state_dict(checkpoint, prefix)
+    source, taken = select_weights(checkpoint, prefix, ema)
     if drop_classifier:
         source = {key: value for key, value in source.items() if not key.startswith('head.')}
     found = detect_family(source)
     if family not in ('auto', found.name):
         raise CheckpointError(
             f'{path} is a {found.title}, not of the family {family!r}; pass '
-            f'--family {found.name} or auto.'
+            f'family {found.name} or auto.'
         )
     weights = to_our_names(source, found)[0]
     if not any('blocks.0.norm1.' in key for key in weights):
@@ -94,7 +95,7 @@ def convert_checkpoint(
         if 'img_size' not in arguments and not sizes:
             raise CheckpointError(
                 f'{path} is a {found.describe(weights)}, which has no positional '
-                'grids that depend on the image size; leave --resize-grids out.'
+                'grids that depend on the image size; leave image_size out.'
             )
         arguments['img_size'] = image_size
     elif sizes:
@@ -115,6 +116,7 @@ def convert_checkpoint(
     empty = [name for name, value in fitted.items() if value.is_meta]
     report.used = [name for name in report.used if name not in empty]
     report.missing += empty
+    report.taken = taken
     fitted = {name: value for name, value in fitted.items() if name not in empty}
     return Conversion(fitted, report, found, arguments, grid_sizes, _arch_name(network, arguments))
 
@@ -141,8 +143,7 @@ def save_checkpoint(conversion: Conversion, path: str) -> None:
 
 
 def _arch_name(network: type, arguments: dict[str, Any]) -> str | None:
-    archs = importlib.import_module(network.__module__).ARCHS
-    for name, widths in archs.items():
+    for name, widths in sys.modules[network.__module__].ARCHS.items():
         if all(arguments.get(key, value) == value for key, value in widths.items()):
             return name
     return None

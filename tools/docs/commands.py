@@ -13,10 +13,19 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
 
-#: Commands that are no part of the project and need no check.
-FOREIGN = ('cd', 'cp', 'export', 'git', 'ls', 'mkdir', 'pip', 'pytest', 'python', 'tensorboard')
-#: Scripts that need a cluster: their arguments are checked, nothing is started.
-CLUSTER = ('tools/dist_train.sh', 'tools/dist_test.sh', 'tools/slurm_train.sh')
+#: Commands that are not part of the project and need no check.
+FOREIGN = (
+    *('cd', 'cp', 'export', 'git', 'ls', 'mkdir', 'pip', 'pytest', 'python', 'tensorboard'),
+    *('lint-imports', 'pre-commit', 'ruff'),
+)
+#: Scripts that need a cluster: the tool that each starts, which of its own arguments it hands to
+#: the tool first, and how many it needs. The arguments are checked, nothing is started.
+WRAPPERS = {
+    'dist_train.sh': ('train.py', slice(0, 1), 2),
+    'dist_test.sh': ('test.py', slice(0, 2), 3),
+    'slurm_train.sh': ('train.py', slice(2, 3), 4),
+}
+CLUSTER = tuple(f'tools/{name}' for name in WRAPPERS)
 #: Marks, on the line above a block, how its commands are proved: ``<!-- check: run -->`` runs them,
 #: with ``TEXT=INSTEAD`` behind it after these replacements; ``<!-- check: as FILE -->`` names the
 #: tests or pages that run them; ``<!-- check: parse REASON -->`` says why nobody does.
@@ -34,7 +43,7 @@ class Command:
 
     Attributes:
         page: path of the page.
-        line: of the page, from 1.
+        line: of the page, counted from 1.
         words: the command and its arguments, variables replaced, redirections left out.
         environment: assignments before the command.
         mark: how its block is proved, 'run', 'as' or 'parse', or '' without a mark.
@@ -119,11 +128,12 @@ def commands_of(page: Path, name: str) -> Iterator[Command]:
 
 def _words(text: str, variables: dict[str, str], place: str) -> list[str]:
     for key in sorted(variables, key=len, reverse=True):
-        text = re.sub(rf'\$(?:{key}\b|\{{{key}\}})', lambda _: variables[key], text)
+        # Not re.sub's template: a backslash in the value is meant as it stands.
+        text = re.sub(rf'\$(?:{key}\b|\{{{key}\}})', lambda _, value=variables[key]: value, text)
     try:
         words = shlex.split(text, comments=True)
     except ValueError as error:
-        raise DocError(f'{place}: {text.strip()} is no command of a shell: {error}') from error
+        raise DocError(f'{place}: {text.strip()} is not a shell command: {error}') from error
     for index, word in enumerate(words):
         if word in ('>', '2>', '|'):
             return words[:index]
@@ -168,7 +178,7 @@ def check_command(command: Command, root: Path) -> None:
     elif program not in FOREIGN:
         raise DocError(
             f'{command}: {program} is not known; add it to FOREIGN in '
-            'slab_det/cli/doc_commands.py if it is no part of the project'
+            'tools/docs/commands.py if it is not part of the project'
         )
 
 
@@ -177,22 +187,12 @@ def _check_script(command: Command, script: Path, arguments: list[str]) -> None:
         raise DocError(f'{command}: {script.name} does not exist')
     if script.suffix == '.sh':
         subprocess.run(['bash', '-n', str(script)], check=True)
-        tool = {
-            'dist_train.sh': ('train.py', 2, 1),
-            'dist_test.sh': ('test.py', 3, 2),
-            'slurm_train.sh': ('train.py', 4, 2),
-        }.get(script.name)
-        if tool is None:
+        if script.name not in WRAPPERS:
             return
-        name, needed, first = tool
+        tool, positional, needed = WRAPPERS[script.name]
         if len(arguments) < needed:
             raise DocError(f'{command}: {script.name} takes at least {needed} arguments')
-        positional = {
-            'dist_train.sh': arguments[:1],
-            'dist_test.sh': arguments[:2],
-            'slurm_train.sh': arguments[2:3],
-        }[script.name]
-        script, arguments = script.with_name(name), positional + arguments[needed:]
+        script, arguments = script.with_name(tool), arguments[positional] + arguments[needed:]
     parse(command, script, arguments)
 
 
@@ -260,7 +260,7 @@ def check_links(page: Path, root: Path) -> Iterator[str]:
 
 
 def anchors(page: Path) -> set:
-    """The anchors that GitHub gives the headings of a page."""
+    """Return the anchors that GitHub gives the headings of a page."""
     found: dict[str, int] = {}
     names = set()
     text = re.sub(r'```.*?```', '', page.read_text(encoding='utf-8'), flags=re.DOTALL)

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from slab_det.cli.doc_commands import (
+from tools.docs.commands import (
     DocError,
     anchors,
     check_command,
@@ -11,7 +11,7 @@ from slab_det.cli.doc_commands import (
     commands_of,
 )
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def page(tmp_path, text):
@@ -62,8 +62,8 @@ python tools/print_config.py a.py
     assert commands[-1].words[-1] == 'a.py'
 
 
-def test_an_open_quote_is_no_command(tmp_path):
-    with pytest.raises(DocError, match='page.md:2: .* is no command'):
+def test_an_open_quote_is_not_a_command(tmp_path):
+    with pytest.raises(DocError, match='page.md:2: .* is not a shell command'):
         found(tmp_path, "```bash\npython 'open\n```\n")
 
 
@@ -117,7 +117,7 @@ def test_commands_that_would_fail_are_named_with_their_line(tmp_path, line, word
     [
         'run',
         'run CONFIG=configs/a.py',
-        'as README.md tests/cli/test_doc_commands.py',
+        'as README.md tests/tools/docs/test_commands.py',
         'parse it takes days',
     ],
 )
