@@ -1,7 +1,10 @@
 """A file that runs code where it is unpickled: wherever a checkpoint is named it does nothing, and
 is refused in one sentence."""
 
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
 import torch
@@ -91,25 +94,38 @@ def data(tmp_path_factory):
     return root / 'shapes', content
 
 
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *arguments):
+        """Nothing among the errors of the tool."""
+
+
 @pytest.fixture
 def hostile(data, tmp_path, monkeypatch):
-    """Work in a folder with the hostile file, which is also where an address was downloaded to."""
+    """Work in a folder with the hostile file, which an address on this machine gives as well."""
     shapes, content = data
     monkeypatch.setenv('SHAPES_ROOT', str(shapes))
     monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'torch'))
+    monkeypatch.setenv('no_proxy', '*')
     monkeypatch.chdir(tmp_path)
-    downloaded = tmp_path / 'torch/hub/checkpoints/hostile.pth'
-    downloaded.parent.mkdir(parents=True)
-    for path in (tmp_path / 'hostile.pth', downloaded):
-        torch.save({**content, 'args': Hostile(tmp_path / 'trace')}, path)
+    torch.save({**content, 'args': Hostile(tmp_path / 'trace')}, tmp_path / 'hostile.pth')
     work_dir = tmp_path / f'work_dirs/{Path(CONFIG).stem}'
     work_dir.mkdir(parents=True)
     (work_dir / 'last_checkpoint').write_text(str(tmp_path / 'hostile.pth'))
-    return {
+    server = ThreadingHTTPServer(('127.0.0.1', 0), partial(Quiet, directory=tmp_path))
+    Thread(target=server.serve_forever, daemon=True).start()
+    yield {
         'FILE': str(tmp_path / 'hostile.pth'),
-        'ADDRESS': 'http://localhost:9/hostile.pth',
+        'ADDRESS': f'http://127.0.0.1:{server.server_port}/hostile.pth',
         'IMAGE': str(next(shapes.rglob('*.png'), None) or next(shapes.rglob('*.jpg'))),
     }
+    server.shutdown()
+    server.server_close()
+
+
+def written(folder):
+    """Checkpoints and ONNX files that are there, besides downloads."""
+    files = {path for path in folder.rglob('*') if path.suffix in ('.pth', '.onnx')}
+    return {path for path in files if not path.is_relative_to(folder / 'torch')}
 
 
 @pytest.mark.parametrize('place', list(PLACES))
@@ -119,14 +135,14 @@ def test_a_hostile_file_does_nothing_and_gets_one_sentence(
     tool, *words = PLACES[place]
     for name, value in hostile.items():
         words = [word.replace(name, value) for word in words]
-    before = set(tmp_path.rglob('*.pth')) | set(tmp_path.rglob('*.onnx'))
+    before = written(tmp_path)
     code, _, errors = caller(load_script(tool), monkeypatch, capsys)(*words)
     assert not (tmp_path / 'trace').exists()
     assert code == 1
     (sentence,) = [line for line in errors.splitlines() if line.startswith('error: ')]
     assert 'hostile.pth' in sentence and 'exec' in sentence
     assert 'Traceback' not in errors and 'weights_only=False' not in errors
-    assert set(tmp_path.rglob('*.pth')) | set(tmp_path.rglob('*.onnx')) == before
+    assert written(tmp_path) == before
 
 
 def test_the_file_is_hostile(hostile, tmp_path):
