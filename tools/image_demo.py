@@ -230,6 +230,7 @@ def main(args: argparse.Namespace) -> None:
     from mmdet.apis import DetInferencer
     from mmengine.registry import init_default_scope
 
+    from slab_det.deploy import place_twins
     from slab_det.mm.analysis.coco_results import coco_results
     from slab_det.mm.data.images import look_at
     from slab_det.mm.strips import keep_pixels
@@ -251,6 +252,7 @@ def main(args: argparse.Namespace) -> None:
             scope=cfg.get('default_scope', 'mmdet'),
             show_progress=False,
         )
+    place_twins(inferencer.model)
     trained_for = inferencer.model.dataset_meta.get('classes')
     classes = datasets[0].metainfo['classes']
     if args.checkpoint is None or len(trained_for or ()) != len(classes):

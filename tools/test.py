@@ -122,11 +122,14 @@ def main(args: argparse.Namespace) -> None:
     if args.tta:
         test_with_augmentation(cfg, model)
     del model
+    from slab_det.deploy import place_twins
+
     with runner_of(cfg, args) as runner:
         if args.out is not None:
             from mmdet.evaluation import DumpDetResults
 
             runner.test_evaluator.metrics.append(DumpDetResults(out_file_path=args.out))
+        place_twins(runner.model)
         runner.test()
 
 

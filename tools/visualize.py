@@ -120,7 +120,9 @@ def main(args: argparse.Namespace) -> None:
     from mmengine.fileio import get
     from torch import no_grad
 
-    model.to(get_device())
+    from slab_det.deploy import place_twins
+
+    place_twins(model.to(get_device()))
     with user_input(f'the data set of {args.config} cannot be built'):
         dataset = DATASETS.build(loader.dataset)
     classes, legend = drawn_names(dataset.metainfo['classes'])

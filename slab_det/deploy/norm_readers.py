@@ -36,6 +36,9 @@ class _Sealed(Tensor):
     def __init__(self, content: Tensor, readers: set[str | nn.Linear]) -> None:
         self.content, self.readers = content, readers
 
+    def __dlpack__(self, *args: Any, **kwargs: Any) -> Any:
+        raise BufferError('a sealed tensor has no memory that could be shared')
+
     @classmethod
     def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
         def opened(value: Any) -> Any:

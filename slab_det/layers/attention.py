@@ -5,8 +5,11 @@ import torch.nn.functional as F
 from timm.layers import trunc_normal_
 from torch import Tensor, nn
 
+from .autocast import without_autocast
 from .cache import EvalCache
-from .traced import TracedLayout, traced_mask, traced_merge, traced_padding, traced_partition
+from .folding import fold_norm_into_linear
+from .positions import GridCache
+from .windows import WindowLayout, window_merge, window_partition
 
 
 def simplified_linear_attention(
@@ -56,7 +59,7 @@ def simplified_linear_attention(
     if v.shape[1] != height * width and not upsample_values:
         raise ValueError(f'v holds {v.shape[1]} tokens, but height x width is {height} x {width}.')
     dtype = v.dtype
-    with torch.autocast(q.device.type, enabled=False):
+    with without_autocast(q):
         q, k, v = (
             x.float() if x.dtype in (torch.float16, torch.bfloat16) else x for x in (q, k, v)
         )
@@ -100,42 +103,105 @@ def depthwise_over_heads(
     return out.permute(0, 2, 3, 1).reshape(batch, height * width, channels)
 
 
-class _WindowProjection(EvalCache):
-    """Query, key and value of window tokens, and the projection of the result.
+class QKVProjection(EvalCache):
+    """The projection of tokens to query, key and value, and that of the result.
 
     Args:
         dim: channels C.
         num_heads: attention heads.
         qkv_bias: whether the projection to query, key and value has a bias.
+
+    Raises:
+        ValueError: the heads do not divide the channels.
     """
 
     def __init__(self, dim: int, num_heads: int, qkv_bias: bool = True) -> None:
         super().__init__()
-        if dim % num_heads:
-            raise ValueError(f'num_heads={num_heads} does not divide dim={dim} channels.')
+        check_heads(dim, num_heads)
         self.num_heads = num_heads
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
         self.proj = nn.Linear(dim, dim)
+
+
+def check_heads(dim: int, num_heads: int) -> None:
+    """Raise ValueError unless ``num_heads`` divides ``dim``."""
+    if dim % num_heads:
+        raise ValueError(f'num_heads={num_heads} does not divide dim={dim} channels.')
+
+
+class LinearMixing(GridCache):
+    """Simplified linear attention between the projections: the learned part of it.
+
+    A subclass calls :meth:`build_mixing` once and :meth:`mix` in its forward pass.
+    """
+
+    def build_mixing(
+        self, dim: int, num_heads: int, grid: tuple[int, int], kernel_size: int = 5
+    ) -> None:
+        """Add the parameters.
+
+        Args:
+            dim: channels C.
+            num_heads: attention heads.
+            grid: height and width of the keys' positional encoding, which is resized to the map.
+            kernel_size: side of the depth-wise convolution that the heads share.
+        """
+        self.num_heads = num_heads
+        self.grid = tuple(grid)
+        head_dim = dim // num_heads
+        self.dwc = nn.Conv2d(
+            head_dim, head_dim, kernel_size, padding=kernel_size // 2, groups=head_dim
+        )
+        self.positional_encoding = nn.Parameter(torch.zeros(1, grid[0] * grid[1], dim))
+
+    def kernels(self) -> tuple[Tensor, Tensor]:
+        """Return weight and bias of the depth-wise convolution."""
+        return self.dwc.weight, self.dwc.bias
+
+    def mix(
+        self, q: Tensor, k: Tensor, v: Tensor, height: int, width: int, reduction: int = 1
+    ) -> Tensor:
+        """Attend with projected queries ``(B, height * width, C)``, and keys and values of the
+        map that is ``reduction`` times smaller."""
+        key_map = height // reduction, width // reduction
+        k = k + self.resized(self.positional_encoding, self.grid, key_map)
+        return simplified_linear_attention(
+            q, k, v, height, width, self.num_heads, *self.kernels(), upsample_values=reduction > 1
+        )
+
+
+class _WindowProjection(QKVProjection):
+    """Attention among the tokens of windows, see :class:`QKVProjection`."""
+
+    def __init__(self, dim: int, window: int, num_heads: int, qkv_bias: bool = True) -> None:
+        super().__init__(dim, num_heads, qkv_bias)
+        self.window = window
         # What padding yields once a norm is folded into qkv, see project().
         self.register_buffer('pad_qkv', None)
 
     def forward(
-        self, x: Tensor, padded: Tensor | None = None, mask: Tensor | None = None
+        self,
+        x: Tensor,
+        padded: Tensor | None = None,
+        mask: Tensor | None = None,
+        layout: WindowLayout | None = None,
     ) -> Tensor:
-        """Attend within windows and project the result, ``(B * num_windows, N, C)`` to the same
-        shape; the arguments are those of :meth:`mix`."""
-        return self.proj(self.mix(x, padded, mask))
-
-    def mix(self, x: Tensor, padded: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
-        """Attend within windows, short of the projection: it is token-wise, so that a map may
-        drop its padding first.
+        """Attend within windows.
 
         Args:
-            x: ``(B * num_windows, N, C)``.
-            padded: rows of ``x.view(-1, C)`` that are padding.
+            x: windows ``(B * num_windows, N, C)``; with a ``layout`` maps ``(B, H * W, C)``.
+            padded: rows of ``x.view(-1, C)`` that are padding; a ``layout`` names them itself.
             mask: ``(num_windows, N, N)``, added to the logits of softmax attention.
+            layout: how maps are cut into windows.
+
+        Returns:
+            The shape of ``x``.
         """
-        return self.attend(*self.project(x, padded), mask)
+        if layout is None:
+            return self.proj(self.attend(*self.project(x, padded), mask))
+        windows = self.project(window_partition(x, layout), layout.padded)
+        # The projection is token-wise, so that padding is dropped before it.
+        return self.proj(window_merge(self.attend(*windows, mask), layout, x.shape[0]))
 
     def project(self, x: Tensor, padded: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Return q, k, v of ``x: (windows, N, C)``.
@@ -149,32 +215,16 @@ class _WindowProjection(EvalCache):
             qkv.view(-1, qkv.shape[-1])[padded] = self.pad_qkv.to(qkv.dtype)
         return qkv.chunk(3, dim=-1)
 
-    def traced(self, x: Tensor, layout: TracedLayout, masked: bool) -> Tensor:
-        """Attend within the windows of maps ``x: (B, H * W, C)`` whose layout is part of the
-        graph; return ``(B, H * W, C)``.
-
-        Queries, keys and values are projected apart, which spares a runtime to cut them out of one
-        tensor. Padded queries are never looked at.
-        """
-        batch = x.shape[0]
-        rows = traced_partition(x, layout, self.qkv.in_features)
-        weights = self.qkv.weight.chunk(3)
-        biases = (None,) * 3 if self.qkv.bias is None else self.qkv.bias.chunk(3)
-        q, k, v = (F.linear(rows, weight, bias) for weight, bias in zip(weights, biases))
-        pad = self.qkv.bias if self.pad_qkv is None else self.pad_qkv
-        if pad is None:
-            pad = self.qkv.weight.new_zeros(self.qkv.out_features)
-        _, pad_k, pad_v = pad.chunk(3)
-        k = traced_padding(k, pad_k, layout, batch)
-        v = traced_padding(v, pad_v, layout, batch)
-        q, k, v = (t.view(-1, layout.tokens, self.proj.in_features) for t in (q, k, v))
-        mask = traced_mask(layout, v) if masked else None
-        out = traced_merge(self.attend(q, k, v, mask), layout, batch)
-        dim = self.proj.in_features
-        return self.proj(out.reshape(-1, dim)).view(batch, -1, dim)
+    def fold(self, norm: nn.Module) -> nn.Module:
+        """Fold the norm of the tokens that come in into the projection; return what takes its
+        place. Padding keeps the projection's original bias."""
+        bias = self.qkv.bias
+        pad = self.qkv.weight.new_zeros(self.qkv.out_features) if bias is None else bias
+        self.pad_qkv = pad.detach().clone()
+        return fold_norm_into_linear(norm, self.qkv)
 
 
-class WindowLinearAttention(_WindowProjection):
+class WindowLinearAttention(_WindowProjection, LinearMixing):
     """Simplified linear attention within windows, without a mask.
 
     Args:
@@ -188,21 +238,13 @@ class WindowLinearAttention(_WindowProjection):
     def __init__(
         self, dim: int, window: int, num_heads: int, qkv_bias: bool = True, kernel_size: int = 5
     ) -> None:
-        super().__init__(dim, num_heads, qkv_bias)
-        self.window = window
-        head_dim = dim // num_heads
-        self.dwc = nn.Conv2d(
-            head_dim, head_dim, kernel_size, padding=kernel_size // 2, groups=head_dim
-        )
-        self.positional_encoding = nn.Parameter(torch.zeros(1, window * window, dim))
+        super().__init__(dim, window, num_heads, qkv_bias)
+        self.build_mixing(dim, num_heads, (window, window), kernel_size)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
         """Attend with projected ``(windows, window**2, C)`` queries, keys and values; ``mask``
         has no meaning here."""
-        k = k + self.positional_encoding
-        return simplified_linear_attention(
-            q, k, v, self.window, self.window, self.num_heads, self.dwc.weight, self.dwc.bias
-        )
+        return self.mix(q, k, v, self.window, self.window)
 
 
 class WindowSoftmaxAttention(_WindowProjection):
@@ -218,8 +260,7 @@ class WindowSoftmaxAttention(_WindowProjection):
     """
 
     def __init__(self, dim: int, window: int, num_heads: int, qkv_bias: bool = True) -> None:
-        super().__init__(dim, num_heads, qkv_bias)
-        self.window = window
+        super().__init__(dim, window, num_heads, qkv_bias)
         self.relative_position_bias_table = nn.Parameter(
             torch.zeros((2 * window - 1) ** 2, num_heads)
         )
@@ -245,8 +286,7 @@ class WindowSoftmaxAttention(_WindowProjection):
         )
         if mask is not None:
             bias = bias + mask.unsqueeze(1).to(q.dtype)
-            if windows != mask.shape[0]:
-                bias = bias.repeat(windows // mask.shape[0], 1, 1, 1)
+            bias = bias.expand(windows // mask.shape[0], *bias.shape).flatten(0, 1)
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
         return out.transpose(1, 2).reshape(windows, tokens, channels)
 

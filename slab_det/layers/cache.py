@@ -1,30 +1,52 @@
-"""Values that are computed once: per size of a map, or while a module is evaluated."""
+"""Values that are computed once: per size of a map, or while a module is evaluated.
+
+This is the one home of both caches. They serve numbers and tensors that exist; a compiler or a
+trace sees the computation instead, which is the same.
+"""
 
 from collections.abc import Callable, Hashable
-from functools import lru_cache, wraps
+from functools import wraps
+from threading import Lock
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 
-def size_cache(maxsize: int) -> Callable:
+def size_cache(max_bytes: int) -> Callable:
     """Keep the results of a function of sizes, which returns tensors.
 
-    What was first asked for under inference mode serves training as well. A compiler sees the
-    computation, not the cache.
+    What was first asked for under inference mode serves training as well.
+
+    Args:
+        max_bytes: memory of the results that are kept; the one asked for last always is.
     """
 
     def decorate(compute: Callable) -> Callable:
-        kept = lru_cache(maxsize)(compute)
+        kept: dict[tuple, tuple[Any, int]] = {}  # the one asked for last comes last
+        lock = Lock()
 
         @wraps(compute)
         def call(*sizes: Hashable) -> Any:
-            if torch.compiler.is_compiling():
+            # Sizes of a trace are tensors, those of a compiler may be symbols.
+            known = all(isinstance(size, (int, torch.device)) for size in sizes)
+            if torch.compiler.is_compiling() or not known:
                 return compute(*sizes)
-            with torch.inference_mode(False):
-                return kept(*sizes)
+            with lock, torch.inference_mode(False):
+                entry = kept.pop(sizes, None)
+                if entry is None:
+                    value = compute(*sizes)
+                    tensors = [leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor)]
+                    if any(type(tensor) is not Tensor for tensor in tensors):
+                        return value  # made under a mode that only follows shapes
+                    entry = value, sum(tensor.nbytes for tensor in tensors)
+                kept[sizes] = entry
+                while len(kept) > 1 and sum(size for _, size in kept.values()) > max_bytes:
+                    del kept[next(iter(kept))]
+            return entry[0]
 
+        call.kept = kept
         return call
 
     return decorate
@@ -58,6 +80,7 @@ class EvalCache(nn.Module):
             or torch.is_grad_enabled()
             or torch.compiler.is_compiling()
             or torch.jit.is_tracing()
+            or type(source) not in (Tensor, nn.Parameter)
         ):
             return compute()
         version = None if source.is_inference() else source._version

@@ -60,5 +60,5 @@ def fold_norm_after_conv(conv: nn.Conv2d, norm: nn.Module) -> FoldedNorm:
 def _assign(layer: nn.Module, weight: Tensor, bias: Tensor) -> None:
     layer.weight.copy_(weight)
     if layer.bias is None:
-        layer.bias = nn.Parameter(torch.empty_like(layer.weight[:, 0].reshape(-1)))
+        layer.bias = nn.Parameter(layer.weight.new_empty(len(layer.weight)))
     layer.bias.copy_(bias)

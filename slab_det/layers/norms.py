@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from slab_det.errors import InputError
 
+from .autocast import autocast_device, without_autocast
 from .batch_norm import TokenBatchNorm, is_distributed
 from .norm_names import canonical_norm, entries_below, repbn_entries, replace_entries
 from .padding import valid_rows
@@ -30,10 +31,9 @@ def _check_channels_last(norm: nn.Module, x: Tensor) -> None:
 def _without_autocast(x: Tensor) -> tuple[Tensor, torch.autocast]:
     """Return ``x`` in float32 where autocast is on, as it does for LayerNorm, and the context
     that keeps it so."""
-    device = x.device.type
-    if torch.is_autocast_enabled(device) and x.dtype in (torch.float16, torch.bfloat16):
+    if torch.is_autocast_enabled(autocast_device(x)) and x.dtype in (torch.float16, torch.bfloat16):
         x = x.float()
-    return x, torch.autocast(device, enabled=False)
+    return x, without_autocast(x)
 
 
 class ChannelAffine(nn.Module):

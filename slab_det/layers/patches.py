@@ -84,17 +84,23 @@ class PatchMerging(nn.Module):
         """Map ``(B, height * width, C)`` to ``(B, H * W, 2 C)``, H and W rounded up."""
         batch, _, channels = x.shape
         x = x.view(batch, height, width, channels)
-        before = height, width
-        # A traced graph serves even and odd maps.
-        if torch.jit.is_tracing() or height % 2 or width % 2:
-            x = F.pad(x, (0, 0, 0, width % 2, 0, height % 2))
-            height, width = height + height % 2, width + width % 2
-        follow_map(before, (height // 2, width // 2), lambda side: -(-side // 2))
-        x = x.view(batch, height // 2, 2, width // 2, 2, channels).permute(0, 1, 3, 4, 2, 5)
-        x = x.reshape(batch, height // 2 * (width // 2), 4 * channels)
-        return self.reduction(self.norm(x)), height // 2, width // 2
+        x = F.pad(x, (0, 0, 0, width % 2, 0, height % 2))
+        before, height, width = (height, width), (height + 1) // 2, (width + 1) // 2
+        follow_map(before, (height, width), lambda side: -(-side // 2))
+        x = x.view(batch, height, 2, width, 2, channels).permute(0, 1, 3, 4, 2, 5)
+        x = x.reshape(batch, height * width, 4 * channels)
+        return self.reduction(self.norm(x)), height, width
 
     def reparameterize(self) -> None:
         """Fold the norm into the reduction, which gains a bias."""
         if not isinstance(self.norm, nn.Identity):
             self.norm = fold_norm_into_linear(self.norm, self.reduction)
+
+
+class TokenMap(nn.Module):
+    """Norm tokens and return them as a map with the channels first."""
+
+    def forward(self, tokens: Tensor, norm: nn.Module, height: int, width: int) -> Tensor:
+        """Map ``(B, height * width, C)`` to ``(B, C, height, width)``."""
+        tokens = norm(tokens).view(tokens.shape[0], height, width, -1)
+        return tokens.permute(0, 3, 1, 2).contiguous()

@@ -1,6 +1,5 @@
 """Positional encodings that live on a fixed grid, resized to the map at hand."""
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -30,8 +29,9 @@ def resize_grid(
             f'from_size={tuple(from_size)} does not fit the grid, which holds '
             f'{tokens.shape[1]} tokens.'
         )
-    # A traced graph serves every size; where sizes are equal it interpolates to the same numbers.
-    if not torch.jit.is_tracing() and tuple(from_size) == tuple(to_size):
+    # Sizes of a trace are tensors, whose value is not to be looked at: the trace serves other
+    # sizes. Equal ones are interpolated to the same numbers.
+    if not any(isinstance(side, Tensor) for side in to_size) and tuple(from_size) == tuple(to_size):
         return tokens
     # The view is a channels-last image, which is what comes out as well: nothing is copied.
     grid = tokens.unflatten(1, tuple(from_size)).permute(0, 3, 1, 2)

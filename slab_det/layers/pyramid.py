@@ -10,16 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .attention import simplified_linear_attention
-from .bands import bands, depthwise_in_band, linear_attention_in_bands, runs_in_bands
+from .attention import LinearMixing, check_heads
 from .folding import fold_norm_after_conv, fold_norm_into_conv, fold_norm_into_linear
 from .padding import follow_map
-from .positions import GridCache
 
 NormLayer = Callable[[int], nn.Module]
 
 
-class _ReducedProjection(GridCache):
+class _ReducedProjection(nn.Module):
     """Queries of every token, keys and values of every ``sr_ratio x sr_ratio`` patch of tokens.
 
     Patches that the map does not fill at the bottom and right are left out.
@@ -36,8 +34,7 @@ class _ReducedProjection(GridCache):
         self, dim: int, num_heads: int, sr_ratio: int, norm_layer: NormLayer, qkv_bias: bool = True
     ) -> None:
         super().__init__()
-        if dim % num_heads:
-            raise ValueError(f'num_heads={num_heads} does not divide dim={dim} channels.')
+        check_heads(dim, num_heads)
         self.num_heads = num_heads
         self.sr_ratio = sr_ratio
         self.q = nn.Linear(dim, dim, bias=qkv_bias)
@@ -89,7 +86,7 @@ class ReducedSoftmaxAttention(_ReducedProjection):
         return self.proj(out.transpose(1, 2).flatten(2))
 
 
-class ReducedLinearAttention(_ReducedProjection):
+class ReducedLinearAttention(_ReducedProjection, LinearMixing):
     """Simplified linear attention over the whole map.
 
     The positional encoding of the keys lies on the map of keys of the images that the network
@@ -114,57 +111,13 @@ class ReducedLinearAttention(_ReducedProjection):
         kernel_size: int = 5,
     ) -> None:
         super().__init__(dim, num_heads, sr_ratio, norm_layer, qkv_bias)
-        head_dim = dim // num_heads
-        self.grid = grid[0] // sr_ratio, grid[1] // sr_ratio
-        self.dwc = nn.Conv2d(
-            head_dim, head_dim, kernel_size, padding=kernel_size // 2, groups=head_dim
-        )
-        self.positional_encoding = nn.Parameter(torch.zeros(1, self.grid[0] * self.grid[1], dim))
+        key_grid = grid[0] // sr_ratio, grid[1] // sr_ratio
+        self.build_mixing(dim, num_heads, key_grid, kernel_size)
 
     def forward(self, x: Tensor, height: int, width: int) -> Tensor:
         """Attend over ``x: (B, height * width, C)``."""
         q, k, v = self.project(x, height, width)
-        key_map = height // self.sr_ratio, width // self.sr_ratio
-        k = k + self.resized(self.positional_encoding, self.grid, key_map)
-        out = simplified_linear_attention(
-            q,
-            k,
-            v,
-            height,
-            width,
-            self.num_heads,
-            self.dwc.weight,
-            self.dwc.bias,
-            upsample_values=self.sr_ratio > 1,
-        )
-        return self.proj(out)
-
-    def residual(self, x: Tensor, norm: nn.Module, height: int, width: int) -> Tensor:
-        """Return ``x + self(norm(x))``, on the CPU in inference band by band."""
-        if self.sr_ratio > 1 or not runs_in_bands(self, x):
-            return super().residual(x, norm, height, width)
-        encoding = self.resized(self.positional_encoding, self.grid, (height, width))[0]
-
-        def key_value(tokens: Tensor, place: slice) -> tuple[Tensor, Tensor]:
-            k, v = self.kv(norm(tokens)).chunk(2, dim=-1)
-            return k + encoding[place], v
-
-        return torch.stack(
-            [
-                linear_attention_in_bands(
-                    image,
-                    height,
-                    width,
-                    self.num_heads,
-                    lambda tokens: self.q(norm(tokens)),
-                    key_value,
-                    self.proj,
-                    self.dwc.weight,
-                    self.dwc.bias,
-                )
-                for image in x
-            ]
-        )
+        return self.proj(self.mix(q, k, v, height, width, self.sr_ratio))
 
 
 class DepthwiseMlp(nn.Module):
@@ -188,21 +141,8 @@ class DepthwiseMlp(nn.Module):
         return self.fc2(F.gelu(hidden))
 
     def residual(self, x: Tensor, norm: nn.Module, height: int, width: int) -> Tensor:
-        """Return ``x + self(norm(x))``, on the CPU in inference band by band."""
-        if not runs_in_bands(self, x):
-            return x + self(norm(x), height, width)
-        out = torch.empty_like(x)
-        for image, target in zip(x, out):
-            for band in bands(height, width, 1):
-                hidden = depthwise_in_band(
-                    self.fc1(norm(image[band.around])),
-                    band,
-                    width,
-                    self.dwconv.weight,
-                    self.dwconv.bias,
-                )
-                torch.add(image[band.tokens], self.fc2(F.gelu(hidden)), out=target[band.tokens])
-        return out
+        """Return ``x + self(norm(x))``."""
+        return x + self(norm(x), height, width)
 
 
 class ConvPatchEmbed(nn.Module):
@@ -251,3 +191,13 @@ class ConvPatchEmbed(nn.Module):
         """Fold the norm into the convolution."""
         if not isinstance(self.norm, nn.Identity):
             self.norm = fold_norm_after_conv(self.proj, self.norm)
+
+
+class ConvMerging(ConvPatchEmbed):
+    """Embed patches of one stage's tokens for the next; see :class:`ConvPatchEmbed`."""
+
+    def forward(self, x: Tensor, height: int, width: int) -> tuple[Tensor, int, int]:
+        """Return tokens ``(B, H * W, C)`` of tokens ``(B, height * width, in_chans)``, H and W."""
+        # A channels-last view: nothing is copied. (Exporters to ONNX make constants of the sizes
+        # that unflatten takes.)
+        return super().forward(x.view(x.shape[0], height, width, -1).permute(0, 3, 1, 2))

@@ -6,8 +6,8 @@ from mmengine.config import Config, ConfigDict
 
 from .config_walk import kind_of, rebuild
 
-#: Norms that a re-parameterized network no longer has, and hooks that need them.
-NORMS = ('PRepBN', 'RepBN')
+#: Names of norms that a re-parameterized network no longer has, and hooks that need them.
+_FOLDED = ('PRepBN', 'RepBN')
 HOOKS = ('PRepBNHook', 'BNCalibrationHook', 'ReparameterizeHook')
 
 
@@ -31,7 +31,7 @@ def deploy_config(cfg: Config) -> Config:
 def _deploy(node: Any) -> Any:
     if isinstance(node, dict) and _is_ours(node.get('type')):
         return ConfigDict({**node, 'deploy': True, 'init_cfg': None})
-    if kind_of(node) not in NORMS:
+    if kind_of(node) not in _FOLDED:
         return node
     # Running statistics are gone, so their momentum has no meaning; mmcv passes an eps itself.
     rest = {key: value for key, value in node.items() if key not in ('momentum', 'eps')}

@@ -1,8 +1,8 @@
 """Vision transformers with SLAB's norm and attention, registered with timm."""
 
+from .base import FeatureStages
 from .cswin import CSWinTransformer
 from .deit import VisionTransformer
-from .features import FeatureStages
 from .pvt import PyramidVisionTransformer
 from .pvt_v2 import PyramidVisionTransformerV2
 from .swin import SwinTransformer

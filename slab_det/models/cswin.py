@@ -5,28 +5,33 @@ CVPR 2022. Any image size is taken: the last stripe of a map is as narrow as wha
 that no token is padding, and positional encodings are resized to the map.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timm.layers import ClassifierHead, DropPath, Mlp, calculate_drop_path_rates, to_2tuple
-from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.layers import DropPath, Mlp, calculate_drop_path_rates, to_2tuple
+from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 
 from slab_det.layers import (
+    ConvMerging,
     ConvPatchEmbed,
+    LinearMixing,
     fold_norm_into_linear,
     make_norm_layer,
-    residual_in_chunks,
-    runs_in_chunks,
-    simplified_linear_attention,
 )
-from slab_det.layers.bands import linear_attention_in_bands, runs_in_bands
-from slab_det.layers.positions import GridCache
+from slab_det.layers.build import Norm
 
-from .features import FeatureStages, init_linear, run_block
-from .swin import check_attn_types, check_lengths
+from .base import (
+    FeatureStages,
+    Stage,
+    check_attn_types,
+    check_lengths,
+    create_model,
+    init_linear,
+    pretrained_cfg,
+)
 
 #: Sizes of the published models.
 ARCHS: dict[str, dict[str, Any]] = {
@@ -35,7 +40,7 @@ ARCHS: dict[str, dict[str, Any]] = {
 }
 
 
-class MapLinearAttention(GridCache):
+class MapLinearAttention(LinearMixing):
     """Simplified linear attention over the whole map, plus a 3x3 depth-wise convolution of the
     values, ``get_v``, with kernels of its own for every head.
 
@@ -50,60 +55,20 @@ class MapLinearAttention(GridCache):
         self, dim: int, num_heads: int, grid: tuple[int, int], kernel_size: int = 5
     ) -> None:
         super().__init__()
-        self.num_heads = num_heads
-        self.grid = grid
-        head_dim = dim // num_heads
         self.get_v = nn.Conv2d(dim, dim, 3, padding=1, groups=dim)
-        self.dwc = nn.Conv2d(
-            head_dim, head_dim, kernel_size, padding=kernel_size // 2, groups=head_dim
-        )
-        self.positional_encoding = nn.Parameter(torch.zeros(1, grid[0] * grid[1], dim))
+        self.build_mixing(dim, num_heads, grid, kernel_size)
 
     def forward(self, qkv: Tensor) -> Tensor:
         """Attend among ``qkv: (B, H, W, 3, C)``; return ``(B, H, W, C)``."""
         height, width = qkv.shape[1:3]
-        q, k, v = qkv.flatten(1, 2).unbind(2)
-        k = k + self.resized(self.positional_encoding, self.grid, (height, width))
-        out = simplified_linear_attention(q, k, v, height, width, self.num_heads, *self._kernels())
+        out = self.mix(*qkv.flatten(1, 2).unbind(2), height, width)
         return out.view(qkv.shape[0], height, width, -1)
 
-    def _kernels(self) -> tuple[Tensor, Tensor]:
+    def kernels(self) -> tuple[Tensor, Tensor]:
         """Return one convolution that equals both, which see the same values."""
+        weight, bias = (torch.cat([part] * self.num_heads) for part in super().kernels())
         margin = (self.dwc.kernel_size[0] - 3) // 2
-        weight = torch.cat([self.dwc.weight] * self.num_heads) + _widen(self.get_v.weight, margin)
-        return weight, torch.cat([self.dwc.bias] * self.num_heads) + self.get_v.bias
-
-    def residual_in_bands(
-        self, x: Tensor, norm: nn.Module, qkv: nn.Linear, proj: nn.Linear, height: int, width: int
-    ) -> Tensor:
-        """Return ``x + proj(self(qkv(norm(x))))`` of tokens ``(B, height * width, C)``, computed
-        in bands of rows."""
-        encoding = self.resized(self.positional_encoding, self.grid, (height, width))[0]
-        dim = proj.in_features
-        weights = qkv.weight.split((dim, 2 * dim))
-        biases = (None, None) if qkv.bias is None else qkv.bias.split((dim, 2 * dim))
-
-        def key_value(tokens: Tensor, place: slice) -> tuple[Tensor, Tensor]:
-            k, v = F.linear(norm(tokens), weights[1], biases[1]).chunk(2, dim=-1)
-            return k + encoding[place], v
-
-        weight, bias = self._kernels()
-        return torch.stack(
-            [
-                linear_attention_in_bands(
-                    image,
-                    height,
-                    width,
-                    self.num_heads,
-                    lambda tokens: F.linear(norm(tokens), weights[0], biases[0]),
-                    key_value,
-                    proj,
-                    weight,
-                    bias,
-                )
-                for image in x
-            ]
-        )
+        return weight + _widen(self.get_v.weight, margin), bias + self.get_v.bias
 
 
 def _widen(kernels: Tensor, margin: int) -> Tensor:
@@ -142,9 +107,7 @@ class StripeAttention(nn.Module):
         """Attend among ``qkv: (B, H, W, 3, C)``; return ``(B, H, W, C)``."""
         height, width = qkv.shape[1:3]
         if self.stripe is None:
-            return self._attend(qkv, height, width)
-        if torch.jit.is_tracing():
-            return self._traced(qkv, height, width)
+            return self.attend(qkv, height, width)
         dim = 2 if self.vertical else 1
         whole = qkv.shape[dim] // self.stripe * self.stripe
         rest = qkv.shape[dim] - whole
@@ -152,24 +115,10 @@ class StripeAttention(nn.Module):
         for start, length, side in ((0, whole, self.stripe), (whole, rest, rest)):
             if length:
                 size = (height, side) if self.vertical else (side, width)
-                parts.append(self._attend(qkv.narrow(dim, start, length), *size))
+                parts.append(self.attend(qkv.narrow(dim, start, length), *size))
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim)
 
-    def _traced(self, qkv: Tensor, height: Tensor, width: Tensor) -> Tensor:
-        """Pad the last stripe with zeros instead and mask their keys: a graph has as many parts at
-        every size."""
-        length = width if self.vertical else height
-        pad = -length % self.stripe
-        inside = (torch.arange(length + pad) < length).view(-1, self.stripe)
-        inside = inside[:, None, :] if self.vertical else inside[:, :, None]
-        inside = inside.expand(-1, height, -1) if self.vertical else inside.expand(-1, -1, width)
-        mask = torch.where(inside.flatten(1), 0.0, float('-inf')).to(qkv)[:, None, None]
-        size = (height, self.stripe) if self.vertical else (self.stripe, width)
-        qkv = F.pad(qkv, (0, 0, 0, 0, 0, pad) if self.vertical else (0, 0, 0, 0, 0, 0, 0, pad))
-        out = self._attend(qkv, *size, mask.repeat(qkv.shape[0], 1, 1, 1))
-        return out[:, :height, :width]
-
-    def _attend(
+    def attend(
         self, qkv: Tensor, stripe_h: int, stripe_w: int, mask: Tensor | None = None
     ) -> Tensor:
         """Attend within stripes of ``stripe_h x stripe_w`` tokens, which the map divides into.
@@ -241,17 +190,15 @@ class CSWinBlock(nn.Module):
 
     def forward(self, x: Tensor, height: int, width: int) -> Tensor:
         """Map tokens ``(B, height * width, C)`` to the same shape."""
-        linear = isinstance(self.attns[0], MapLinearAttention)
-        if linear and runs_in_bands(self, x):
-            x = self.attns[0].residual_in_bands(x, self.norm1, self.qkv, self.proj, height, width)
-            return residual_in_chunks(x, lambda t: self.mlp(self.norm2(t)))
-        qkv = self.qkv(self.norm1(x)).view(x.shape[0], height, width, 3, -1)
+        x = x + self.drop_path(self.proj(self.attend(self.norm1(x), height, width)))
+        return x + self.drop_path(self.mlp(self.norm2(x)))
+
+    def attend(self, x: Tensor, height: int, width: int) -> Tensor:
+        """Return the attention of ``x: (B, height * width, C)`` before its projection."""
+        qkv = self.qkv(x).view(x.shape[0], height, width, 3, -1)
         out = [attn(part) for attn, part in zip(self.attns, qkv.chunk(len(self.attns), -1))]
         out = out[0] if len(out) == 1 else torch.cat(out, -1)
-        x = x + self.drop_path(self.proj(out.flatten(1, 2)))
-        if runs_in_chunks(self, x):
-            return residual_in_chunks(x, lambda t: self.mlp(self.norm2(t)))
-        return x + self.drop_path(self.mlp(self.norm2(x)))
+        return out.flatten(1, 2)
 
     def reparameterize(self) -> None:
         """Fold both norms into the linear layers behind them; no token is padding."""
@@ -260,7 +207,7 @@ class CSWinBlock(nn.Module):
             self.norm2 = fold_norm_into_linear(self.norm2, self.mlp.fc1)
 
 
-class CSWinStage(nn.Module):
+class CSWinStage(Stage):
     """A merging convolution, but in the first stage, and a row of blocks."""
 
     def __init__(
@@ -271,24 +218,10 @@ class CSWinStage(nn.Module):
         downsample_from: int | None = None,
         **block: Any,
     ) -> None:
-        super().__init__()
-        self.grad_checkpointing = False
-        self.downsample = None
-        if downsample_from is not None:
-            self.downsample = ConvPatchEmbed(downsample_from, dim, 3, 2, 1, norm_layer)
-        self.blocks = nn.ModuleList(
-            CSWinBlock(dim, drop_path=rate, norm_layer=norm_layer, **block) for rate in drop_path
+        super().__init__(
+            downsample_from and ConvMerging(downsample_from, dim, 3, 2, 1, norm_layer),
+            [CSWinBlock(dim, drop_path=rate, norm_layer=norm_layer, **block) for rate in drop_path],
         )
-
-    def forward(self, x: Tensor, height: int, width: int) -> tuple[Tensor, int, int]:
-        """Map ``(B, height * width, C)`` to this stage's tokens; return them, H and W."""
-        if self.downsample is not None:
-            # A channels-last view: nothing is copied.
-            image = x.view(x.shape[0], height, width, -1).permute(0, 3, 1, 2)
-            x, height, width = self.downsample(image)
-        for block in self.blocks:
-            x = run_block(block, x, height, width, self.grad_checkpointing)
-        return x, height, width
 
 
 class CSWinTransformer(FeatureStages):
@@ -301,7 +234,7 @@ class CSWinTransformer(FeatureStages):
         attn_types: a letter per stage, 'L' for simplified linear attention, 'S' for softmax.
         split_sizes: width of the stripes of softmax attention per stage; None, and the last
             stage always, for the whole map.
-        norm_layer: name or config of the norm, see :func:`slab_det.layers.make_norm_layer`.
+        norm_layer: name, config or class of the norm, see :func:`slab_det.layers.make_norm_layer`.
         mlp_ratio: hidden channels of the feed-forward part over the stage's channels.
         qkv_bias: whether query, key and value have a bias.
         img_size: side, or height and width, in pixels of the images whose maps the positional
@@ -324,7 +257,7 @@ class CSWinTransformer(FeatureStages):
         num_heads: Sequence[int] = (2, 4, 8, 16),
         attn_types: str = 'LLSS',
         split_sizes: Sequence[int | None] = (1, 2, 7, 7),
-        norm_layer: str | Mapping[str, Any] = 'PRepBN',
+        norm_layer: Norm = 'PRepBN',
         mlp_ratio: float = 4.0,
         qkv_bias: bool = True,
         img_size: int | tuple[int, int] = 224,
@@ -349,8 +282,6 @@ class CSWinTransformer(FeatureStages):
         grids = [tuple(side // 2 ** (i + 2) for side in to_2tuple(img_size)) for i in range(stages)]
 
         make_norm = make_norm_layer(norm_layer)
-        self.num_classes = num_classes
-        self.num_features = self.head_hidden_size = dims[-1]
         self.patch_embed = ConvPatchEmbed(in_chans, embed_dim, 7, 4, 2, make_norm)
         drop_paths = calculate_drop_path_rates(drop_path_rate, list(depths), stagewise=True)
         self.layers = nn.ModuleList(
@@ -368,14 +299,7 @@ class CSWinTransformer(FeatureStages):
             )
             for i in range(stages)
         )
-        self.feature_info = [
-            dict(num_chs=dim, reduction=2 ** (i + 2), module=f'layers.{i}')
-            for i, dim in enumerate(dims)
-        ]
-        self.norm = make_norm(dims[-1])
-        self.head = ClassifierHead(
-            dims[-1], num_classes, pool_type=global_pool, drop_rate=drop_rate, input_fmt='NHWC'
-        )
+        self.add_head(dims, 4, make_norm(dims[-1]), num_classes, global_pool, drop_rate)
         self.apply(init_linear)
 
     def forward_stages(self, x: Tensor, last: int | None = None) -> list[tuple[Tensor, int, int]]:
@@ -392,28 +316,6 @@ class CSWinTransformer(FeatureStages):
                 'small for a patch; resize it to at least 3x3.'
             )
         return super().forward_stages(x, last)
-
-    def grid_sizes(self) -> dict[str, tuple[int, int]]:
-        """Return height and width of the positional grids, by name."""
-        return {
-            f'{name}.positional_encoding': module.grid
-            for name, module in self.named_modules()
-            if isinstance(module, MapLinearAttention)
-        }
-
-    @torch.jit.ignore
-    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Group parameters by depth, for timm's layer-wise learning rates."""
-        return dict(
-            stem=r'^patch_embed',
-            blocks=r'^layers\.(\d+)'
-            if coarse
-            else [
-                (r'^layers\.(\d+).downsample', (0,)),
-                (r'^layers\.(\d+)\.\w+\.(\d+)', None),
-                (r'^norm', (99999,)),
-            ],
-        )
 
 
 def _check_heads(
@@ -432,38 +334,11 @@ def _check_heads(
             )
 
 
-default_cfgs = generate_default_cfgs(
-    {
-        f'slab_cswin_{arch}': dict(
-            url='',
-            num_classes=1000,
-            input_size=(3, 224, 224),
-            pool_size=(7, 7),
-            crop_pct=0.9,
-            interpolation='bicubic',
-            mean=(0.485, 0.456, 0.406),
-            std=(0.229, 0.224, 0.225),
-            first_conv='patch_embed.proj',
-            classifier='head.fc',
-            license='apache-2.0',
-        )
-        for arch in ARCHS
-    }
-)
+default_cfgs = generate_default_cfgs({f'slab_cswin_{arch}': pretrained_cfg() for arch in ARCHS})
 
 
 def _create(variant: str, arch: str, pretrained: bool, **kwargs: Any):
-    from slab_det.checkpoints import checkpoint_filter_fn
-
-    kwargs = {**ARCHS[arch], **kwargs}
-    return build_model_with_cfg(
-        CSWinTransformer,
-        variant,
-        pretrained,
-        pretrained_filter_fn=checkpoint_filter_fn,
-        feature_cfg=dict(out_indices=tuple(range(len(kwargs['depths']))), feature_cls='getter'),
-        **kwargs,
-    )
+    return create_model(CSWinTransformer, variant, pretrained, kwargs, **ARCHS[arch])
 
 
 @register_model

@@ -5,7 +5,7 @@ al., "DeiT", ICML 2021. Any image size from one patch up is taken: positions are
 map, and the image is padded with zeros to whole patches.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -17,22 +17,22 @@ from timm.layers import (
     to_2tuple,
     trunc_normal_,
 )
-from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models import generate_default_cfgs, register_model
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
 from slab_det.layers import (
+    GridCache,
+    LinearMixing,
     PatchEmbed,
+    QKVProjection,
     fold_norm_into_linear,
     layer_norm_eps,
     make_norm_layer,
-    residual_in_chunks,
-    runs_in_chunks,
-    simplified_linear_attention,
 )
-from slab_det.layers.positions import GridCache
+from slab_det.layers.build import Norm
 
-from .features import FeatureStages, as_map, init_linear, run_block
+from .base import FeatureStages, as_map, create_model, init_linear, pretrained_cfg, run_block
 
 #: Sizes; tiny and small are published.
 ARCHS: dict[str, dict[str, Any]] = {
@@ -42,7 +42,7 @@ ARCHS: dict[str, dict[str, Any]] = {
 }
 
 
-class LinearAttention(GridCache):
+class LinearAttention(QKVProjection, LinearMixing):
     """Simplified linear attention over all tokens of a map.
 
     Args:
@@ -61,25 +61,12 @@ class LinearAttention(GridCache):
         qkv_bias: bool = True,
         kernel_size: int = 5,
     ) -> None:
-        super().__init__()
-        self.num_heads = num_heads
-        self.grid = grid
-        head_dim = dim // num_heads
-        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
-        self.proj = nn.Linear(dim, dim)
-        self.dwc = nn.Conv2d(
-            head_dim, head_dim, kernel_size, padding=kernel_size // 2, groups=head_dim
-        )
-        self.positional_encoding = nn.Parameter(torch.zeros(1, grid[0] * grid[1], dim))
+        super().__init__(dim, num_heads, qkv_bias)
+        self.build_mixing(dim, num_heads, grid, kernel_size)
 
     def forward(self, x: Tensor, height: int, width: int) -> Tensor:
         """Attend among ``x: (B, height * width, C)``."""
-        q, k, v = self.qkv(x).chunk(3, dim=-1)
-        k = k + self.resized(self.positional_encoding, self.grid, (height, width))
-        out = simplified_linear_attention(
-            q, k, v, height, width, self.num_heads, self.dwc.weight, self.dwc.bias
-        )
-        return self.proj(out)
+        return self.proj(self.mix(*self.qkv(x).chunk(3, dim=-1), height, width))
 
 
 class SoftmaxAttention(Attention):
@@ -134,8 +121,6 @@ class Block(nn.Module):
     def forward(self, x: Tensor, height: int, width: int) -> Tensor:
         """Map tokens ``(B, N, C)`` of a map ``height x width`` to the same shape."""
         x = x + self.drop_path(self.attn(self.norm1(x), height, width))
-        if runs_in_chunks(self, x):
-            return residual_in_chunks(x, lambda t: self.mlp(self.norm2(t)))
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
     def reparameterize(self) -> None:
@@ -158,7 +143,7 @@ class VisionTransformer(GridCache, FeatureStages):
         depth: number of blocks.
         num_heads: attention heads.
         attn_types: 'L' for simplified linear attention in all blocks, 'S' for softmax.
-        norm_layer: name or config of the norm, see :func:`slab_det.layers.make_norm_layer`;
+        norm_layer: name, config or class of the norm, see :func:`slab_det.layers.make_norm_layer`;
             epsilon of the LayerNorm is 1e-6 unless the config says otherwise.
         mlp_ratio: hidden channels of the feed-forward part over C.
         qkv_bias: whether query, key and value have a bias.
@@ -185,7 +170,7 @@ class VisionTransformer(GridCache, FeatureStages):
         depth: int = 12,
         num_heads: int = 3,
         attn_types: str = 'L',
-        norm_layer: str | Mapping[str, Any] = 'PRepBN',
+        norm_layer: Norm = 'PRepBN',
         mlp_ratio: float = 4.0,
         qkv_bias: bool = True,
         img_size: int | tuple[int, int] = 224,
@@ -351,11 +336,6 @@ class VisionTransformer(GridCache, FeatureStages):
             self.head = nn.Linear(self.num_features, num_classes).to(self.pos_embed)
             init_linear(self.head)
 
-    def grid_sizes(self) -> dict[str, tuple[int, int]]:
-        """Return height and width of the positional grids, by name."""
-        grids = ('pos_embed', 'positional_encoding')
-        return {name: self.grid for name, _ in self.named_parameters() if name.endswith(grids)}
-
     @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Group parameters by depth, for timm's layer-wise learning rates."""
@@ -367,19 +347,7 @@ class VisionTransformer(GridCache, FeatureStages):
 
 default_cfgs = generate_default_cfgs(
     {
-        name: dict(
-            url='',
-            num_classes=1000,
-            input_size=(3, 224, 224),
-            pool_size=None,
-            crop_pct=0.9,
-            interpolation='bicubic',
-            mean=(0.485, 0.456, 0.406),
-            std=(0.229, 0.224, 0.225),
-            first_conv='patch_embed.proj',
-            classifier='head',
-            license='apache-2.0',
-        )
+        name: pretrained_cfg(pool_size=None, classifier='head')
         for arch in ARCHS
         for name in (f'slab_deit_{arch}', f'deit_{arch}_prepbn')
     }
@@ -387,17 +355,8 @@ default_cfgs = generate_default_cfgs(
 
 
 def _create(variant: str, arch: str, attn_types: str, pretrained: bool, **kwargs: Any):
-    from slab_det.checkpoints import checkpoint_filter_fn
-
-    kwargs = {**ARCHS[arch], 'attn_types': attn_types, **kwargs}
-    return build_model_with_cfg(
-        VisionTransformer,
-        variant,
-        pretrained,
-        pretrained_filter_fn=checkpoint_filter_fn,
-        feature_cfg=dict(out_indices=1, feature_cls='getter'),
-        **kwargs,
-    )
+    published = {**ARCHS[arch], 'attn_types': attn_types}
+    return create_model(VisionTransformer, variant, pretrained, kwargs, **published)
 
 
 @register_model

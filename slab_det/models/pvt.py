@@ -7,10 +7,10 @@ floored: pixels or tokens at the bottom and right that fill no patch are left ou
 
 from typing import Any
 
-from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models import generate_default_cfgs, register_model
 
-from .features import init_linear
-from .pyramid import PyramidTransformer, default_cfg
+from .base import create_model, init_linear, pretrained_cfg
+from .pyramid import PyramidTransformer
 
 _WIDTHS = dict(embed_dims=(64, 128, 320, 512), num_heads=(1, 2, 5, 8), mlp_ratios=(8, 8, 4, 4))
 
@@ -35,22 +35,17 @@ class PyramidVisionTransformer(PyramidTransformer):
 
 
 default_cfgs = generate_default_cfgs(
-    {name: default_cfg() for arch in ARCHS for name in (f'slab_pvt_{arch}', f'pvt_{arch}_prepbn')}
+    {
+        name: pretrained_cfg(fixed_input_size=False)
+        for arch in ARCHS
+        for name in (f'slab_pvt_{arch}', f'pvt_{arch}_prepbn')
+    }
 )
 
 
 def _create(variant: str, arch: str, attn_types: str, pretrained: bool, **kwargs: Any):
-    from slab_det.checkpoints import checkpoint_filter_fn
-
-    kwargs = {**ARCHS[arch], 'attn_types': attn_types, **kwargs}
-    return build_model_with_cfg(
-        PyramidVisionTransformer,
-        variant,
-        pretrained,
-        pretrained_filter_fn=checkpoint_filter_fn,
-        feature_cfg=dict(out_indices=tuple(range(len(kwargs['depths']))), feature_cls='getter'),
-        **kwargs,
-    )
+    published = {**ARCHS[arch], 'attn_types': attn_types}
+    return create_model(PyramidVisionTransformer, variant, pretrained, kwargs, **published)
 
 
 @register_model

@@ -9,11 +9,11 @@ returns is both the stage's output and the next stage's input.
 import math
 from typing import Any
 
-from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models import generate_default_cfgs, register_model
 from torch import nn
 
-from .features import init_linear
-from .pyramid import PyramidTransformer, default_cfg
+from .base import create_model, init_linear, pretrained_cfg
+from .pyramid import PyramidTransformer
 
 _WIDTHS = dict(embed_dims=(64, 128, 320, 512), num_heads=(1, 2, 5, 8), mlp_ratios=(8, 8, 4, 4))
 
@@ -52,21 +52,13 @@ def _init_weights(module: nn.Module) -> None:
             nn.init.zeros_(module.bias)
 
 
-default_cfgs = generate_default_cfgs({f'slab_pvt_v2_{arch}': default_cfg() for arch in ARCHS})
+default_cfgs = generate_default_cfgs(
+    {f'slab_pvt_v2_{arch}': pretrained_cfg(fixed_input_size=False) for arch in ARCHS}
+)
 
 
 def _create(variant: str, arch: str, pretrained: bool, **kwargs: Any):
-    from slab_det.checkpoints import checkpoint_filter_fn
-
-    kwargs = {**ARCHS[arch], **kwargs}
-    return build_model_with_cfg(
-        PyramidVisionTransformerV2,
-        variant,
-        pretrained,
-        pretrained_filter_fn=checkpoint_filter_fn,
-        feature_cfg=dict(out_indices=tuple(range(len(kwargs['depths']))), feature_cls='getter'),
-        **kwargs,
-    )
+    return create_model(PyramidVisionTransformerV2, variant, pretrained, kwargs, **ARCHS[arch])
 
 
 @register_model

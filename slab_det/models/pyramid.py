@@ -1,28 +1,28 @@
 """What PVT and PVTv2 share: blocks, stages and the network over them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any
 
 import torch
-from timm.layers import ClassifierHead, DropPath, Mlp, calculate_drop_path_rates, trunc_normal_
+from timm.layers import DropPath, Mlp, calculate_drop_path_rates, trunc_normal_
 from torch import Tensor, nn
 
 from slab_det.errors import InputError
 from slab_det.layers import (
+    ConvMerging,
     ConvPatchEmbed,
     DepthwiseMlp,
+    GridCache,
     ReducedLinearAttention,
     ReducedSoftmaxAttention,
     fold_norm_into_linear,
     layer_norm_eps,
     make_norm_layer,
-    residual_in_chunks,
-    runs_in_chunks,
 )
-from slab_det.layers.positions import GridCache
+from slab_det.layers.build import Norm
 
-from .features import FeatureStages, run_block
-from .swin import check_attn_types, check_lengths
+from .base import FeatureStages, Stage, check_attn_types, check_lengths, run_block
 
 #: Reduction of keys and values by attention type and stage, as published.
 SR_RATIOS = {'L': (1, 1, 1, 1), 'S': (8, 4, 2, 1)}
@@ -71,15 +71,9 @@ class PyramidBlock(nn.Module):
 
     def forward(self, x: Tensor, height: int, width: int) -> Tensor:
         """Map tokens ``(B, height * width, C)`` to the same shape."""
-        if runs_in_chunks(self, x):
-            x = self.attn.residual(x, self.norm1, height, width)
-            if self.conv_mlp:
-                return self.mlp.residual(x, self.norm2, height, width)
-            return residual_in_chunks(x, lambda tokens: self.mlp(self.norm2(tokens)))
         x = x + self.drop_path(self.attn(self.norm1(x), height, width))
-        if self.conv_mlp:
-            return x + self.drop_path(self.mlp(self.norm2(x), height, width))
-        return x + self.drop_path(self.mlp(self.norm2(x)))
+        size = (height, width) if self.conv_mlp else ()
+        return x + self.drop_path(self.mlp(self.norm2(x), *size))
 
     def reparameterize(self) -> None:
         """Fold all norms into the linear and reduction layers behind them."""
@@ -88,7 +82,7 @@ class PyramidBlock(nn.Module):
             self.norm2 = fold_norm_into_linear(self.norm2, self.mlp.fc1)
 
 
-class PyramidStage(GridCache):
+class PyramidStage(Stage, GridCache):
     """Patch embedding, but in the first stage, position embedding, blocks and closing norm.
 
     Args:
@@ -113,25 +107,22 @@ class PyramidStage(GridCache):
         closing_norm: bool,
         **block: Any,
     ) -> None:
-        super().__init__()
-        self.grad_checkpointing = False
+        blocks = (
+            PyramidBlock(dim, grid=grid, norm_layer=norm_layer, drop_path=rate, **block)
+            for rate in drop_path
+        )
+        super().__init__(downsample, blocks)
         self.grid = grid
-        self.downsample = downsample
         self.absolute_pos_embed = None
         if absolute_positions:
             self.absolute_pos_embed = nn.Parameter(torch.zeros(1, grid[0] * grid[1], dim))
             trunc_normal_(self.absolute_pos_embed, std=0.02)
-        self.blocks = nn.ModuleList(
-            PyramidBlock(dim, grid=grid, norm_layer=norm_layer, drop_path=rate, **block)
-            for rate in drop_path
-        )
         self.norm = norm_layer(dim) if closing_norm else nn.Identity()
 
     def forward(self, x: Tensor, height: int, width: int) -> tuple[Tensor, int, int]:
         """Map ``(B, height * width, C)`` to this stage's tokens; return them, H and W."""
         if self.downsample is not None:
-            image = x.view(x.shape[0], height, width, -1).permute(0, 3, 1, 2)
-            x, height, width = self.downsample(image)
+            x, height, width = self.downsample(x, height, width)
         if self.absolute_pos_embed is not None:
             x = x + self.resized(self.absolute_pos_embed, self.grid, (height, width)).to(x.dtype)
         for block in self.blocks:
@@ -153,7 +144,7 @@ class PyramidTransformer(FeatureStages):
         attn_types: a letter per stage, 'L' for simplified linear attention, 'S' for softmax.
         sr_ratios: reduction of the keys' and values' map per stage; by default 1 where attention
             is linear and 8, 4, 2, 1 where it is softmax, as published.
-        norm_layer: name or config of the norm, see :func:`slab_det.layers.make_norm_layer`;
+        norm_layer: name, config or class of the norm, see :func:`slab_det.layers.make_norm_layer`;
             the epsilon of a LayerNorm is 1e-6 unless the config gives one.
         qkv_bias: whether query, key and value have a bias.
         img_size: side, or height and width, of the images that the positional grids are made
@@ -181,7 +172,7 @@ class PyramidTransformer(FeatureStages):
         mlp_ratios: Sequence[float] = (8, 8, 4, 4),
         attn_types: str = 'LLLL',
         sr_ratios: Sequence[int] | None = None,
-        norm_layer: str | Mapping[str, Any] = 'PRepBN',
+        norm_layer: Norm = 'PRepBN',
         qkv_bias: bool = True,
         img_size: int | tuple[int, int] = 224,
         in_chans: int = 3,
@@ -207,13 +198,10 @@ class PyramidTransformer(FeatureStages):
 
         make_norm = make_norm_layer(norm_layer, **layer_norm_eps(norm_layer))
         img_size = (img_size, img_size) if isinstance(img_size, int) else tuple(img_size)
-        self.num_classes = num_classes
-        self.num_features = self.head_hidden_size = embed_dims[-1]
         self.sr_ratios = tuple(sr_ratios)
         embeds = [self._patch_embed(i, embed_dims, in_chans, make_norm) for i in range(stages)]
-        self._sides = [(e.proj.kernel_size[0], e.proj.stride[0], e.proj.padding[0]) for e in embeds]
-        self._check_size(*img_size, 'img_size')
-        grids = list(zip(*(self._map_sides(side) for side in img_size)))
+        _check_size(embeds, sr_ratios, *img_size, 'img_size')
+        grids = list(zip(*(_map_sides(embeds, side) for side in img_size)))
 
         self.patch_embed = embeds[0]
         drop_paths = calculate_drop_path_rates(drop_path_rate, list(depths), stagewise=True)
@@ -235,54 +223,15 @@ class PyramidTransformer(FeatureStages):
             )
             for i in range(stages)
         )
-        self.feature_info = [
-            dict(num_chs=dim, reduction=4 * 2**i, module=f'layers.{i}')
-            for i, dim in enumerate(embed_dims)
-        ]
-        self.norm = nn.Identity()
-        self.head = ClassifierHead(
-            embed_dims[-1],
-            num_classes,
-            pool_type=global_pool,
-            drop_rate=drop_rate,
-            input_fmt='NHWC',
-        )
+        self.add_head(embed_dims, 4, nn.Identity(), num_classes, global_pool, drop_rate)
 
     def _patch_embed(self, stage: int, dims: Sequence[int], in_chans: int, norm) -> ConvPatchEmbed:
         stride = 2 if stage else 4
-        kernel = {2: 3, 4: 7}[stride] if self.overlapping else stride
-        return ConvPatchEmbed(
-            dims[stage - 1] if stage else in_chans,
-            dims[stage],
-            kernel,
-            stride,
-            kernel // 2 if self.overlapping else 0,
-            norm,
-        )
-
-    def _map_sides(self, side: int) -> list[int]:
-        """Return the tokens along an image side of ``side`` pixels, stage by stage."""
-        sides = []
-        for kernel, stride, padding in self._sides:
-            side = max(0, (side + 2 * padding - kernel) // stride + 1)
-            sides.append(side)
-        return sides
-
-    def _check_size(self, height: int, width: int, name: str = 'image') -> None:
-        """Raise ValueError where a side is too short for a stage."""
-
-        def fits(side: int) -> bool:
-            return all(
-                tokens >= ratio for tokens, ratio in zip(self._map_sides(side), self.sr_ratios)
-            )
-
-        if not fits(min(height, width)):
-            least = next(side for side in range(1, 2**20) if fits(side))
-            raise InputError(
-                f'{name} is {height}x{width} pixels (height x width), but with '
-                f'sr_ratios={self.sr_ratios} each side must hold at least {least}; '
-                'resize or pad it.'
-            )
+        kernel = 2 * stride - 1 if self.overlapping else stride
+        padding = kernel // 2 if self.overlapping else 0
+        if not stage:
+            return ConvPatchEmbed(in_chans, dims[0], kernel, stride, padding, norm)
+        return ConvMerging(dims[stage - 1], dims[stage], kernel, stride, padding, norm)
 
     def forward_stages(self, x: Tensor, last: int | None = None) -> list[tuple[Tensor, int, int]]:
         """Return ``(tokens, H, W)`` of every stage up to number ``last``; tokens are ``(B, H * W,
@@ -291,57 +240,31 @@ class PyramidTransformer(FeatureStages):
         Raises:
             ValueError: the image is too small for a stage.
         """
-        if not torch.jit.is_tracing():  # there sizes are tensors
-            self._check_size(*x.shape[-2:])
+        embeds = [self.patch_embed, *(stage.downsample for stage in self.layers[1:])]
+        _check_size(embeds, self.sr_ratios, *x.shape[-2:])
         return super().forward_stages(x, last)
 
-    def prune_intermediate_layers(
-        self, indices: int | Sequence[int] = 1, prune_norm: bool = False, prune_head: bool = True
-    ) -> list[int]:
-        """Drop what the stages ``indices`` do not need; return their positive numbers."""
-        take = super().prune_intermediate_layers(indices, prune_norm, prune_head)
-        self._sides = self._sides[: len(self.layers)]
-        self.sr_ratios = self.sr_ratios[: len(self.layers)]
-        return take
 
-    def grid_sizes(self) -> dict[str, tuple[int, int]]:
-        """Return height and width of the positional grids, by name."""
-        sizes = {}
-        for i, stage in enumerate(self.layers):
-            sizes[f'layers.{i}.absolute_pos_embed'] = stage.grid
-            for j, block in enumerate(stage.blocks):
-                if isinstance(block.attn, ReducedLinearAttention):
-                    sizes[f'layers.{i}.blocks.{j}.attn.positional_encoding'] = block.attn.grid
-        return sizes
+def _map_sides(embeds: Sequence[ConvPatchEmbed], side: int) -> list[int]:
+    """Return the tokens along an image side of ``side`` pixels, stage by stage."""
+    return list(accumulate(embeds, lambda side, embed: embed.output_size(side), initial=side))[1:]
 
-    @torch.jit.ignore
-    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Group parameters by depth, for timm's layer-wise learning rates."""
-        return dict(
-            stem=r'^patch_embed',
-            blocks=r'^layers\.(\d+)'
-            if coarse
-            else [
-                (r'^layers\.(\d+)\.(?:downsample|absolute_pos_embed)', (0,)),
-                (r'^layers\.(\d+)\.blocks\.(\d+)', None),
-                (r'^layers\.(\d+)\.norm', (99999,)),
-            ],
+
+def _check_size(
+    embeds: Sequence[ConvPatchEmbed],
+    sr_ratios: Sequence[int],
+    height: int,
+    width: int,
+    name: str = 'image',
+) -> None:
+    """Raise ValueError unless every stage keeps a token of keys along both sides."""
+
+    def fits(side: int) -> bool:
+        return all(tokens >= ratio for tokens, ratio in zip(_map_sides(embeds, side), sr_ratios))
+
+    if not fits(min(height, width)):
+        least = next(side for side in range(1, 2**20) if fits(side))
+        raise InputError(
+            f'{name} is {height}x{width} pixels (height x width), but with '
+            f'sr_ratios={tuple(sr_ratios)} each side must hold at least {least}; resize or pad it.'
         )
-
-
-def default_cfg() -> dict[str, Any]:
-    """Return timm's description of the pretrained weights of a pyramid transformer."""
-    return dict(
-        url='',
-        num_classes=1000,
-        input_size=(3, 224, 224),
-        pool_size=(7, 7),
-        crop_pct=0.9,
-        interpolation='bicubic',
-        mean=(0.485, 0.456, 0.406),
-        std=(0.229, 0.224, 0.225),
-        first_conv='patch_embed.proj',
-        classifier='head.fc',
-        fixed_input_size=False,
-        license='apache-2.0',
-    )

@@ -5,12 +5,11 @@ Sources: Guo et al., "SLAB", ICML 2024 (models ``slab_swin_*`` and ``swin_*_prep
 zeros to whole windows after the norm, as in the published detection backbones.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import torch
-from timm.layers import ClassifierHead, DropPath, Mlp, calculate_drop_path_rates
-from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.layers import DropPath, Mlp, calculate_drop_path_rates
+from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 
 from slab_det.layers import (
@@ -21,18 +20,20 @@ from slab_det.layers import (
     effective_shift,
     fold_norm_into_linear,
     make_norm_layer,
-    residual_in_chunks,
-    runs_in_chunks,
     shift_mask,
-    window_chunks,
     window_layout,
-    window_merge,
-    window_partition,
 )
-from slab_det.layers.chunks import WindowChunk, infers_on_cpu, residual_in_graph
-from slab_det.layers.traced import in_graph, traced_layout
+from slab_det.layers.build import Norm
 
-from .features import FeatureStages, init_linear, run_block
+from .base import (
+    FeatureStages,
+    Stage,
+    check_attn_types,
+    check_lengths,
+    create_model,
+    init_linear,
+    pretrained_cfg,
+)
 
 #: Sizes of the published models.
 ARCHS: dict[str, dict[str, Any]] = {
@@ -87,103 +88,47 @@ class SwinBlock(nn.Module):
 
     def forward(self, x: Tensor, height: int, width: int) -> Tensor:
         """Map tokens ``(B, height * width, C)`` to the same shape."""
-        if in_graph():
-            return self._in_graph(x, height, width)
         shift = effective_shift(height, width, self.window, self.shift)
-        if runs_in_chunks(self, x):
-            return self._infer(
-                x, window_chunks(x.shape[0], height, width, self.window, shift, self.masked)
-            )
         layout = window_layout(x.shape[0], height, width, self.window, shift, x.device)
         mask = None
         if shift and self.masked:
             mask = shift_mask(height, width, self.window, shift, x.device)
-        windows = window_partition(self.norm1(x), layout)
-        windows = self.attn.mix(windows, layout.padded, mask)
-        x = x + self.drop_path(self.attn.proj(window_merge(windows, layout, x.shape[0])))
+        x = x + self.drop_path(self.attn(self.norm1(x), mask=mask, layout=layout))
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
-    def _in_graph(self, x: Tensor, height: int, width: int) -> Tensor:
-        """Compute the block with the layout of its windows as a part of the graph."""
-        layout = traced_layout(height, width, self.window, self.shift, x.device)
-        mixed = self.attn.traced(self.norm1(x), layout, masked=self.masked and self.shift > 0)
-        x = x + self.drop_path(mixed)
-        if torch.compiler.is_compiling() and infers_on_cpu(self, x):
-            return residual_in_graph(x, lambda t: self.mlp(self.norm2(t)))
-        # As rows: see traced_partition.
-        dim = self.mlp.fc1.in_features
-        hidden = self.mlp(self.norm2(x).reshape(-1, dim)).view(x.shape[0], -1, dim)
-        return x + self.drop_path(hidden)
-
-    def _infer(self, x: Tensor, chunks: list[WindowChunk]) -> Tensor:
-        """Compute the block window chunk by window chunk, both halves of it while the tokens
-        are in the cache."""
-        rows = x.reshape(-1, x.shape[-1])
-        out = torch.empty_like(rows)
-        for chunk in chunks:
-            part = rows.index_select(0, chunk.rows)
-            windows = self.norm1(part)
-            if chunk.padded is not None and self.attn.pad_qkv is None:
-                windows = windows.index_fill(0, chunk.padded, 0)
-            windows = windows.view(-1, self.window**2, x.shape[-1])
-            mixed = self.attn.mix(windows, chunk.padded, chunk.mask).view(part.shape)
-            if chunk.valid is not None:
-                part, mixed = (t.index_select(0, chunk.valid) for t in (part, mixed))
-            part += self.attn.proj(mixed)
-            out[chunk.targets] = residual_in_chunks(part, lambda t: self.mlp(self.norm2(t)))
-        return out.view(x.shape)
-
     def reparameterize(self) -> None:
-        """Fold both norms into the linear layers behind them.
-
-        Padding stays exact: padded tokens keep the projection's original bias.
-        """
-        if isinstance(self.norm1, nn.Identity):
-            return
-        qkv = self.attn.qkv
-        pad = qkv.weight.new_zeros(qkv.weight.shape[0]) if qkv.bias is None else qkv.bias
-        self.attn.pad_qkv = pad.detach().clone()
-        self.norm1 = fold_norm_into_linear(self.norm1, qkv)
-        self.norm2 = fold_norm_into_linear(self.norm2, self.mlp.fc1)
+        """Fold both norms into the linear layers behind them; padding stays exact."""
+        if not isinstance(self.norm1, nn.Identity):
+            self.norm1 = self.attn.fold(self.norm1)
+            self.norm2 = fold_norm_into_linear(self.norm2, self.mlp.fc1)
 
 
-class SwinStage(nn.Module):
+class SwinStage(Stage):
     """Patch merging, but in the first stage, and a row of blocks, every second one shifted."""
 
     def __init__(
         self,
         dim: int,
-        depth: int,
         window: int,
         drop_path: Sequence[float],
         norm_layer,
         downsample_from: int | None = None,
         **block: Any,
     ) -> None:
-        super().__init__()
-        self.grad_checkpointing = False
-        self.downsample = None
-        if downsample_from is not None:
-            self.downsample = PatchMerging(downsample_from, norm_layer, dim)
-        self.blocks = nn.ModuleList(
-            SwinBlock(
-                dim,
-                window=window,
-                shift=window // 2 if i % 2 else 0,
-                drop_path=drop_path[i],
-                norm_layer=norm_layer,
-                **block,
-            )
-            for i in range(depth)
+        super().__init__(
+            downsample_from and PatchMerging(downsample_from, norm_layer, dim),
+            [
+                SwinBlock(
+                    dim,
+                    window=window,
+                    shift=window // 2 if i % 2 else 0,
+                    drop_path=rate,
+                    norm_layer=norm_layer,
+                    **block,
+                )
+                for i, rate in enumerate(drop_path)
+            ],
         )
-
-    def forward(self, x: Tensor, height: int, width: int) -> tuple[Tensor, int, int]:
-        """Map ``(B, height * width, C)`` to this stage's tokens; return them, H and W."""
-        if self.downsample is not None:
-            x, height, width = self.downsample(x, height, width)
-        for block in self.blocks:
-            x = run_block(block, x, height, width, self.grad_checkpointing)
-        return x, height, width
 
 
 class SwinTransformer(FeatureStages):
@@ -196,7 +141,7 @@ class SwinTransformer(FeatureStages):
         attn_types: a letter per stage, 'L' for simplified linear attention, 'S' for softmax.
         window_sizes: side of a window per stage in tokens; by default 56, 28, 7, 7 where
             attention is linear and 7 where it is softmax.
-        norm_layer: name or config of the norm, see :func:`slab_det.layers.make_norm_layer`.
+        norm_layer: name, config or class of the norm, see :func:`slab_det.layers.make_norm_layer`.
         mlp_ratio: hidden channels of the feed-forward part over the stage's channels.
         qkv_bias: whether query, key and value have a bias.
         patch_size: side of a patch in pixels.
@@ -220,7 +165,7 @@ class SwinTransformer(FeatureStages):
         num_heads: Sequence[int] = (3, 6, 12, 24),
         attn_types: str = 'LLSS',
         window_sizes: Sequence[int] | None = None,
-        norm_layer: str | Mapping[str, Any] = 'PRepBN',
+        norm_layer: Norm = 'PRepBN',
         mlp_ratio: float = 4.0,
         qkv_bias: bool = True,
         patch_size: int = 4,
@@ -238,14 +183,11 @@ class SwinTransformer(FeatureStages):
 
         make_norm = make_norm_layer(norm_layer)
         dims = [embed_dim * 2**i for i in range(len(depths))]
-        self.num_classes = num_classes
-        self.num_features = self.head_hidden_size = dims[-1]
         self.patch_embed = PatchEmbed(patch_size, in_chans, embed_dim, make_norm)
         drop_paths = calculate_drop_path_rates(drop_path_rate, list(depths), stagewise=True)
         self.layers = nn.ModuleList(
             SwinStage(
                 dims[i],
-                depths[i],
                 window_sizes[i],
                 drop_paths[i],
                 make_norm,
@@ -257,83 +199,22 @@ class SwinTransformer(FeatureStages):
             )
             for i in range(len(depths))
         )
-        self.feature_info = [
-            dict(num_chs=dim, reduction=patch_size * 2**i, module=f'layers.{i}')
-            for i, dim in enumerate(dims)
-        ]
-        self.norm = make_norm(dims[-1])
-        self.head = ClassifierHead(
-            dims[-1], num_classes, pool_type=global_pool, drop_rate=drop_rate, input_fmt='NHWC'
-        )
+        self.add_head(dims, patch_size, make_norm(dims[-1]), num_classes, global_pool, drop_rate)
         self.apply(init_linear)
-
-    @torch.jit.ignore
-    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Group parameters by depth, for timm's layer-wise learning rates."""
-        return dict(
-            stem=r'^patch_embed',
-            blocks=r'^layers\.(\d+)'
-            if coarse
-            else [
-                (r'^layers\.(\d+).downsample', (0,)),
-                (r'^layers\.(\d+)\.\w+\.(\d+)', None),
-                (r'^norm', (99999,)),
-            ],
-        )
-
-
-def check_attn_types(attn_types: str, stages: int) -> None:
-    """Raise ValueError unless ``attn_types`` holds an 'L' or 'S' per stage."""
-    if len(attn_types) != stages or set(attn_types) - set(ATTENTION):
-        raise ValueError(
-            f"attn_types must hold one letter per stage, 'L' (linear) or 'S' (softmax), {stages} "
-            f'in all, but got {attn_types!r}.'
-        )
-
-
-def check_lengths(stages: int, **per_stage: Sequence[Any]) -> None:
-    """Raise ValueError unless every argument holds one entry per stage."""
-    for name, values in per_stage.items():
-        if len(values) != stages:
-            raise ValueError(
-                f'{name} must hold one entry per stage, {stages} in all, but got {tuple(values)}.'
-            )
-
-
-def _cfg(**kwargs: Any) -> dict[str, Any]:
-    return dict(
-        url='',
-        num_classes=1000,
-        input_size=(3, 224, 224),
-        pool_size=(7, 7),
-        crop_pct=0.9,
-        interpolation='bicubic',
-        mean=(0.485, 0.456, 0.406),
-        std=(0.229, 0.224, 0.225),
-        first_conv='patch_embed.proj',
-        classifier='head.fc',
-        license='apache-2.0',
-        **kwargs,
-    )
 
 
 default_cfgs = generate_default_cfgs(
-    {name: _cfg() for arch in ARCHS for name in (f'slab_swin_{arch}', f'swin_{arch}_prepbn')}
+    {
+        name: pretrained_cfg()
+        for arch in ARCHS
+        for name in (f'slab_swin_{arch}', f'swin_{arch}_prepbn')
+    }
 )
 
 
 def _create(variant: str, arch: str, attn_types: str, pretrained: bool, **kwargs: Any):
-    from slab_det.checkpoints import checkpoint_filter_fn
-
-    kwargs = {**ARCHS[arch], 'attn_types': attn_types, **kwargs}
-    return build_model_with_cfg(
-        SwinTransformer,
-        variant,
-        pretrained,
-        pretrained_filter_fn=checkpoint_filter_fn,
-        feature_cfg=dict(out_indices=tuple(range(len(kwargs['depths']))), feature_cls='getter'),
-        **kwargs,
-    )
+    published = {**ARCHS[arch], 'attn_types': attn_types}
+    return create_model(SwinTransformer, variant, pretrained, kwargs, **published)
 
 
 @register_model

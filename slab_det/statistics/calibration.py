@@ -131,8 +131,7 @@ def calibrate_batch_norm(
         batches: what ``forward`` takes; it is iterated once a pass and must yield the same each
             time. One image each, so that none is padded to another.
         forward: runs the model on a batch; by default ``model.test_step`` (detectors), or the model
-            itself. It must not hide gradients behind ``torch.no_grad``, under which the blocks of
-            this package work on chunks with padding in them.
+            itself.
         include_frozen: recompute statistics as well that ``model.train()`` leaves in evaluation
             mode (``norm_eval=True``, ``frozen_stages``). The weights behind them were trained with
             the statistics as they are, so by default they stay.

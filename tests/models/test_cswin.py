@@ -3,11 +3,10 @@ import timm
 import torch
 import torch.nn.functional as F
 from timm.utils import reparameterize_model
-from torch import nn
 
-from slab_det.layers import PRepBN, RepBN, bands, simplified_linear_attention
+from slab_det.layers import PRepBN, RepBN, simplified_linear_attention
 from slab_det.models import CSWinTransformer
-from slab_det.models.cswin import CSWinBlock, MapLinearAttention, StripeAttention
+from slab_det.models.cswin import MapLinearAttention, StripeAttention
 from tests.networks import settle
 
 SMALL = dict(
@@ -172,15 +171,3 @@ def test_arguments_that_do_not_fit_are_named(arguments, message):
 def test_image_that_is_too_small_is_refused():
     with pytest.raises(ValueError, match='image is 2x9 pixels .* resize it to at least 3x3'):
         CSWinTransformer(attn_types='LLS', **SMALL)(torch.randn(1, 3, 2, 9))
-
-
-def test_linear_attention_in_bands_computes_what_the_whole_map_does(monkeypatch):
-    monkeypatch.setattr(bands, 'BAND', 30)
-    monkeypatch.setattr(bands, 'CHUNK', 13)
-    block = CSWinBlock(16, 4, 'L', None, (4, 4), nn.LayerNorm).double().eval()
-    for parameter in block.parameters():
-        nn.init.normal_(parameter, std=0.3)
-    tokens = torch.randn(2, 13 * 6, 16, dtype=torch.float64)
-    expected = block(tokens, 13, 6)  # with gradients: nothing is cut
-    with torch.no_grad():
-        torch.testing.assert_close(block(tokens, 13, 6), expected, rtol=1e-12, atol=1e-12)

@@ -147,4 +147,4 @@ def test_compiled_training_yields_the_same_gradients():
     expected = gradients(net.forward_features)
     actual = gradients(torch.compile(net.forward_features, backend='aot_eager'))
     for name, grad in expected.items():
-        torch.testing.assert_close(actual[name], grad, msg=lambda text: f'{name}: {text}')
+        torch.testing.assert_close(actual[name], grad, msg=name)

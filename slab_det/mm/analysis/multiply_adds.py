@@ -12,6 +12,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.flop_counter import FlopCounterMode, flop_registry, sdpa_flop_count
 
+from slab_det.deploy import remove_twins, temporarily
+
 aten = torch.ops.aten
 
 #: Fused attention for which torch has no formula: what a CPU runs, and what other devices bring.
@@ -72,7 +74,9 @@ def count_costs(model: nn.Module, forward: Callable[[], Any]) -> dict[str, Cost]
     shapes_only = _ShapesOnly({*flop_registry, *formulas})
     counter.mod_tracker = _NoModules()
     following = _followed(model, costs, counter)
-    with torch.no_grad(), _without_fused_layers(), shapes_only, counter, following:
+    # Twins compute some rows around a band twice.
+    plain = temporarily(remove_twins, model)
+    with torch.no_grad(), _without_fused_layers(), plain, shapes_only, counter, following:
         forward()
     order = ['', *(name for name, _ in model.named_children())]
     return {name: costs[name] for name in order if costs[name] != Cost()}

@@ -15,8 +15,8 @@ from slab_det.checkpoints import (
     select_weights,
     stored_grid_sizes,
 )
-from slab_det.deploy import reparameterize
-from slab_det.layers import maps_in_chunks, runs_in_chunks
+from slab_det.deploy import place_twins, reparameterize
+from slab_det.layers import TokenMap
 from slab_det.mm.config_walk import is_pretrained
 from slab_det.models import FeatureStages
 
@@ -38,7 +38,8 @@ class SLABBackbone(BaseModule):
             norms as well; -1 freezes nothing.
         norm_eval: keep the statistics of every BatchNorm as they are while training.
         with_cp: recompute the blocks' activations in the backward pass to save memory.
-        deploy: build the re-parameterized network, whose norms are folded.
+        deploy: build the re-parameterized network, whose norms are folded, with the twins of
+            :mod:`slab_det.deploy.twins` in place.
         init_cfg: as mmengine takes it, a config or a list of them; ``dict(type='Pretrained',
             checkpoint=FILE, ...)``, by name or by class, calls :meth:`load_pretrained` with what
             follows the type.
@@ -87,23 +88,18 @@ class SLABBackbone(BaseModule):
             if out_norm_cfg is not None:
                 norm = build_norm_layer(dict(out_norm_cfg), channels)[1]
             self.add_module(f'norm{i}', norm)
+        self.to_map = TokenMap()
         if deploy:
-            reparameterize(self, inplace=True, drop_layer_norm=True)
+            place_twins(reparameterize(self, inplace=True, drop_layer_norm=True))
         self._freeze()
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Return the maps ``(B, C_i, H_i, W_i)`` of the stages ``out_indices``."""
         outputs = self.net.forward_stages(x)
-        maps = []
-        for i in self.out_indices:
-            tokens, height, width = outputs[i]
-            norm = getattr(self, f'norm{i}')
-            if runs_in_chunks(self, tokens):
-                maps.append(maps_in_chunks(tokens, norm).unflatten(2, (height, width)))
-                continue
-            tokens = norm(tokens).view(x.shape[0], height, width, -1)
-            maps.append(tokens.permute(0, 3, 1, 2).contiguous())
-        return tuple(maps)
+        return tuple(
+            self.to_map(outputs[i][0], getattr(self, f'norm{i}'), *outputs[i][1:])
+            for i in self.out_indices
+        )
 
     def init_weights(self) -> None:
         """Initialize the weights as ``init_cfg`` says, from checkpoints last; without an

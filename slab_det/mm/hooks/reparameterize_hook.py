@@ -5,7 +5,7 @@ from mmengine.logging import print_log
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
-from slab_det.deploy import reparameterize
+from slab_det.deploy import place_twins, reparameterize
 from slab_det.mm.model import unwrap
 
 
@@ -32,7 +32,8 @@ class ReparameterizeHook(Hook):
 
     def before_test_epoch(self, runner: Runner) -> None:
         self._model = runner.model
-        runner.model = reparameterize(unwrap(runner.model), drop_layer_norm=self.drop_layer_norm)
+        folded = reparameterize(unwrap(runner.model), drop_layer_norm=self.drop_layer_norm)
+        runner.model = place_twins(folded)
         print_log('A re-parameterized copy of the model is tested.', 'current')
 
     def after_test_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from slab_det.deploy import place_twins, temporarily
 from slab_det.deploy.onnx.ops import traceable_padding
 from slab_det.errors import InputError
 from slab_det.files import replaced_file
@@ -40,7 +41,8 @@ def export_onnx(
     need every size that depends on the data, such as the number of boxes, to be declared.
 
     Args:
-        detector: an mmdet detector, re-parameterized where it can be.
+        detector: an mmdet detector, re-parameterized where it can be. The twins of its blocks are
+            in place while it is traced.
         path: the file; it is written whole or not at all.
         metadata: see :func:`slab_det.mm.onnx.metadata.file_metadata`.
         size: height and width of every image, for a file of that size only; by default any.
@@ -66,8 +68,9 @@ def export_onnx(
     axes = {name: {0: 'detections'} for name in graph.output_names}
     if size is None:
         axes['image'] = {1: 'height', 2: 'width'}
+    twins = temporarily(place_twins, graph)
     with replaced_file(path) as part:
-        with torch.no_grad(), _quiet(), traceable_padding(graph):
+        with torch.no_grad(), _quiet(), traceable_padding(graph), twins:
             torch.onnx.export(
                 graph,
                 (image,),

@@ -6,7 +6,7 @@ import os
 import pytest
 import torch
 
-from slab_det.deploy import reparameterize
+from slab_det.deploy import place_twins, reparameterize
 from slab_det.mm.onnx.compare import compare, noise_image, torch_detections
 from slab_det.mm.onnx.metadata import KEY, file_metadata
 from tests.mm import small_detectors
@@ -72,7 +72,7 @@ def test_every_backbone_is_the_same_at_every_size(family, tmp_path):
     from tests.networks import settle
 
     torch.manual_seed(0)
-    backbone = settle(MODELS.build(small_detectors.BACKBONES[family]))
+    backbone = place_twins(settle(MODELS.build(small_detectors.BACKBONES[family])))
     path = tmp_path / 'backbone.onnx'
     names = [f'stage{i}' for i in backbone.out_indices]
     with torch.no_grad():

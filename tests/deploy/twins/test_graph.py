@@ -1,20 +1,15 @@
-"""The layout computed in a graph against the one computed in Python."""
+"""The layout that is part of a graph against the one of the plain blocks."""
 
 import pytest
 import torch
 
+from slab_det.deploy.twins.graph import fill_padding, graph_grid
 from slab_det.layers import effective_shift, shift_mask, window_layout
-from slab_det.layers.traced import (
-    traced_layout,
-    traced_mask,
-    traced_merge,
-    traced_padding,
-    traced_partition,
-)
+from slab_det.layers.windows import region_mask
 
 CPU = torch.device('cpu')
-# Height, width, window, shift: whole windows, odd sizes, one window, smaller than a window, one side
-# within a window.
+# Height, width, window, shift: whole windows, odd sizes, one window, smaller than a window, one
+# side within a window.
 CASES = [
     (6, 8, 2, 1),
     (7, 9, 4, 2),
@@ -33,10 +28,9 @@ def test_tokens_move_as_in_the_cached_layout(height, width, window, shift):
     expected = window_layout(
         1, height, width, window, effective_shift(height, width, window, shift), CPU
     )
-    layout = traced_layout(height, width, window, shift)
+    layout = graph_grid(height, width, window, shift)
     assert torch.equal(layout.index, expected.index)
-    padded = torch.tensor([], dtype=torch.long) if expected.padded is None else expected.padded
-    assert torch.equal((~layout.inside).nonzero().flatten(), padded)
+    assert torch.equal((~layout.inside).nonzero().flatten(), expected.padded.sort().values)
     assert torch.equal(layout.inverse, expected.inverse)
 
 
@@ -44,7 +38,7 @@ def test_tokens_move_as_in_the_cached_layout(height, width, window, shift):
 def test_mask_is_that_of_shifted_windows_and_zero_where_nothing_is_shifted(
     height, width, window, shift
 ):
-    mask = traced_mask(traced_layout(height, width, window, shift), torch.zeros(1))
+    mask = region_mask(graph_grid(height, width, window, shift).region)
     if effective_shift(height, width, window, shift):
         assert torch.equal(mask, shift_mask(height, width, window, shift, CPU))
     else:
@@ -53,16 +47,17 @@ def test_mask_is_that_of_shifted_windows_and_zero_where_nothing_is_shifted(
 
 def test_partition_fills_padding_with_its_own_row_and_merge_undoes_it():
     tokens, padding = torch.randn(2, 3 * 5, 4), torch.randn(4)
-    layout = traced_layout(3, 5, 4, 2)
-    rows = traced_padding(traced_partition(tokens, layout, 4), padding, layout, 2)
+    layout = graph_grid(3, 5, 4, 2)
+    rows = tokens.index_select(1, layout.index).reshape(-1, 4)
+    rows = fill_padding(rows, padding, layout, 2)
     assert rows.shape == (2 * 2 * 16, 4)
     assert (rows == padding).all(-1).sum() == 2 * (2 * 16 - 3 * 5)
-    assert torch.equal(traced_merge(rows.view(-1, 16, 4), layout, 2), tokens)
+    assert torch.equal(rows.view(2, -1, 4).index_select(1, layout.inverse), tokens)
 
 
 def test_a_traced_layout_serves_sizes_it_was_not_traced_with():
     def indices(image):
-        layout = traced_layout(image.shape[0], image.shape[1], 4, 2)
+        layout = graph_grid(image.shape[0], image.shape[1], 4, 2)
         return layout.index, layout.inside, layout.inverse, layout.region
 
     traced = torch.jit.trace(indices, torch.zeros(9, 6))

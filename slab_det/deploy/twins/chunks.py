@@ -12,9 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .cache import size_cache
-from .traced import in_graph
-from .windows import shift_mask, window_layout
+from slab_det.layers.cache import size_cache
+from slab_det.layers.windows import shift_mask, window_layout
 
 #: Tokens per chunk: four times 384 channels of them are 6 MB in float32.
 CHUNK = 1024
@@ -22,6 +21,11 @@ CHUNK = 1024
 #: Tokens per chunk of a compiled graph, where every chunk is code to compile: few enough that the
 #: allocator keeps the memory of a chunk (up to 32 MB) for the next one.
 COMPILED_CHUNK = 4096
+
+
+def in_graph() -> bool:
+    """Whether the computation is being traced or compiled, so that sizes belong to the graph."""
+    return torch.jit.is_tracing() or torch.compiler.is_compiling()
 
 
 def infers_on_cpu(module: nn.Module, x: Tensor) -> bool:
@@ -43,6 +47,11 @@ def residual_in_chunks(x: Tensor, branch: Callable[[Tensor], Tensor]) -> Tensor:
     for part, target in zip(rows.split(CHUNK), out.split(CHUNK)):
         torch.add(part, branch(part), out=target)
     return out.view(x.shape)
+
+
+def feed_forward(block: nn.Module) -> Callable[[Tensor], Tensor]:
+    """Return the token-wise branch ``mlp(norm2(x))`` of a transformer's block."""
+    return lambda tokens: block.mlp(block.norm2(tokens))
 
 
 def residual_in_graph(x: Tensor, branch: Callable[[Tensor], Tensor]) -> Tensor:
@@ -83,7 +92,7 @@ class WindowChunk(NamedTuple):
     mask: Tensor | None
 
 
-@size_cache(maxsize=64)
+@size_cache(max_bytes=64 * 2**20)
 def window_chunks(
     batch: int, height: int, width: int, window: int, shift: int, masked: bool
 ) -> list[WindowChunk]:
@@ -100,12 +109,11 @@ def window_chunks(
     layout = window_layout(batch, height, width, window, shift, cpu)
     tokens = window * window
     rows = layout.index.view(-1, tokens)
-    is_padded = torch.zeros(rows.numel(), dtype=torch.bool, device='cpu')
-    if layout.padded is not None:
-        is_padded[layout.padded] = True
+    is_padded = torch.zeros(rows.numel(), dtype=torch.bool, device=cpu)
+    is_padded[layout.padded] = True
     is_padded = is_padded.view(-1, tokens)
 
-    numbers = [torch.arange(rows.shape[0], device='cpu')]
+    numbers = [torch.arange(rows.shape[0], device=cpu)]
     mask = None
     if masked and shift:
         mask = shift_mask(height, width, window, shift, cpu)

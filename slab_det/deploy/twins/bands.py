@@ -1,6 +1,6 @@
 """Inference on the CPU in bands of rows, for layers that look beyond their own token.
 
-As in :mod:`slab_det.layers.chunks`, the work stays in the cache and its buffers are small enough
+As in :mod:`.chunks`, the work stays in the cache and its buffers are small enough
 for the allocator to keep. A depth-wise convolution needs the rows around a band; linear attention
 over the whole map needs sums over all keys, which a first pass takes.
 """
@@ -11,7 +11,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .attention import depthwise_over_heads
+from slab_det.layers import LinearMixing
+from slab_det.layers.attention import depthwise_over_heads
+
 from .chunks import CHUNK, runs_in_chunks
 
 #: Tokens per band: with more rows the ones around it, which are computed twice, weigh less.
@@ -78,51 +80,58 @@ def depthwise_in_band(
 
 
 def linear_attention_in_bands(
+    attn: LinearMixing,
     tokens: Tensor,
     height: int,
     width: int,
-    num_heads: int,
     query: Callable[[Tensor], Tensor],
-    key_value: Callable[[Tensor, slice], tuple[Tensor, Tensor]],
+    key_value: Callable[[Tensor], Tensor],
     project: Callable[[Tensor], Tensor],
-    weight: Tensor,
-    bias: Tensor | None,
     eps: float = 1e-6,
 ) -> Tensor:
-    """Return ``tokens + project(simplified linear attention)`` over a whole map.
+    """Return ``tokens + project(simplified linear attention)`` of maps ``(B, height * width, C)``.
 
     The formula is that of :func:`slab_det.layers.simplified_linear_attention`; only one map of
     values is kept.
 
     Args:
-        tokens: ``(height * width, C)``.
+        attn: the attention, whose keys and values are not reduced.
+        tokens: ``(B, height * width, C)``.
         height, width: of the map.
-        num_heads: heads that C divides into.
         query: gives queries before the ReLU of some tokens.
-        key_value: gives keys before the ReLU, positional encoding added, and values of some tokens
-            and their place among all.
+        key_value: gives keys before the ReLU, without positional encoding, and values of some
+            tokens, side by side.
         project: projects the result.
-        weight, bias: of the depth-wise convolution, as for
-            :func:`slab_det.layers.simplified_linear_attention`.
         eps: keeps the quotient finite where a query is zero.
     """
-    channels = tokens.shape[-1]
+    encoding = attn.resized(attn.positional_encoding, attn.grid, (height, width))[0]
+    kernels = attn.kernels()
+    out = torch.empty_like(tokens)
+    for image, target in zip(tokens, out):
+        values, state, total = _sums(attn, image, encoding, key_value)
+        for band in bands(height, width, kernels[0].shape[-1] // 2):
+            part = image[band.tokens]
+            q = query(part).relu().unflatten(-1, (attn.num_heads, -1)).transpose(0, 1)
+            mixed = torch.bmm(q, state) / (torch.bmm(q, total) + eps)
+            mixed = mixed.transpose(0, 1).reshape(part.shape)
+            mixed += depthwise_in_band(values[band.around], band, width, *kernels)
+            torch.add(part, project(mixed), out=target[band.tokens])
+    return out
+
+
+def _sums(
+    attn: LinearMixing, tokens: Tensor, encoding: Tensor, key_value: Callable[[Tensor], Tensor]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the values ``(N, C)``, ``relu(k)^T v`` ``(heads, D, D)`` and the sum of ``relu(k)``
+    ``(heads, D, 1)`` over ``tokens: (N, C)``."""
+    heads, head_dim = attn.num_heads, tokens.shape[-1] // attn.num_heads
     values = torch.empty_like(tokens)
-    state = tokens.new_zeros(num_heads, channels // num_heads, channels // num_heads)
-    total = tokens.new_zeros(num_heads, channels // num_heads, 1)
-    for start in range(0, len(tokens), CHUNK):
-        place = slice(start, start + CHUNK)
-        k, v = key_value(tokens[place], place)
-        values[place] = v
-        k, v = (x.unflatten(-1, (num_heads, -1)).transpose(0, 1) for x in (k.relu(), v))
+    state = tokens.new_zeros(heads, head_dim, head_dim)
+    total = tokens.new_zeros(heads, head_dim, 1)
+    for part, place, kept in zip(*(t.split(CHUNK) for t in (tokens, encoding, values))):
+        k, v = key_value(part).chunk(2, dim=-1)
+        kept.copy_(v)
+        k, v = (x.unflatten(-1, (heads, -1)).transpose(0, 1) for x in ((k + place).relu(), v))
         state.baddbmm_(k.transpose(1, 2), v)
         total += k.sum(1).unsqueeze(-1)
-    out = torch.empty_like(tokens)
-    for band in bands(height, width, weight.shape[-1] // 2):
-        part = tokens[band.tokens]
-        q = query(part).relu().unflatten(-1, (num_heads, -1)).transpose(0, 1)
-        mixed = torch.bmm(q, state) / (torch.bmm(q, total) + eps)
-        mixed = mixed.transpose(0, 1).reshape(part.shape)
-        mixed += depthwise_in_band(values[band.around], band, width, weight, bias)
-        torch.add(part, project(mixed), out=out[band.tokens])
-    return out
+    return values, state, total
