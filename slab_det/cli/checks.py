@@ -29,12 +29,6 @@ def load_config(path: str, cfg_options: dict | None = None):
         cfg.merge_from_dict(cfg_options or {})
     # Configs in pure Python set None; their names without a class are mmdet's all the same.
     cfg.default_scope = cfg.get('default_scope') or 'mmdet'
-    for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
-        loader = cfg.get(name)
-        if isinstance(loader, dict) and loader.get('num_workers') == 0:
-            # torch refuses both if there are no workers.
-            loader.pop('persistent_workers', None)
-            loader.pop('prefetch_factor', None)
     return cfg
 
 

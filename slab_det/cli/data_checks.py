@@ -19,6 +19,7 @@ from slab_det.mm.data import (
     classes_of,
     read_annotations,
 )
+from slab_det.mm.data.annotations import not_in
 from slab_det.mm.data.columns import is_number
 from slab_det.mm.data.findings import require_sound, warnings_of
 from slab_det.mm.data.images import check_images
@@ -296,6 +297,7 @@ def _of_dataset(
         )
     panoptic = _reads_coco(dataset)
     if panoptic is None:
+        _check_voc(path, dataset, ann_file, absent_ok)
         return None
     if 'img' not in prefix:
         raise InputError(
@@ -339,12 +341,42 @@ def _of_dataset(
     return Source(phase, ann_file, use, oriented, True, scale)
 
 
+def _check_voc(path: str, dataset: dict, ann_file: str, absent_ok: bool) -> None:
+    """Raise InputError where a data set in VOC's format lacks files, or masks are asked of it."""
+    from mmdet.datasets import XMLDataset
+
+    found = class_of(dataset)
+    if not isinstance(found, type) or not issubclass(found, XMLDataset):
+        return
+    if any(step.get('with_mask') for step in _steps(dataset, 'LoadAnnotations')):
+        raise InputError(
+            f"{path}.pipeline loads masks, which files in VOC's format do not have: set "
+            'with_mask=False in its LoadAnnotations'
+        )
+    with open(ann_file, encoding='utf-8') as file:
+        names = file.read().split()
+    prefix = dataset.get('data_prefix') or {}
+    folder = os.path.join(dataset.get('data_root') or '', prefix.get('sub_data_root', ''))
+    for part, ending in (('ann_subdir', '.xml'), ('img_subdir', '.jpg')):
+        default = 'Annotations' if part == 'ann_subdir' else 'JPEGImages'
+        place = os.path.join(folder, dataset.get(part, default))
+        lost = not_in(place, [f'{name}{ending}' for name in names]) if not absent_ok else []
+        if lost:
+            raise InputError(
+                f'{path}.ann_file {ann_file} names {names[lost[0]]}, but {place} has no '
+                f'{names[lost[0]]}{ending} ({len(lost)} of {len(names)} are not there): set '
+                'data_root, data_prefix.sub_data_root or ' + part
+            )
+
+
 def _of_metric(
     phase, path, metric: dict, annotated: bool, sets: list, number: int
 ) -> Source | None:
     _require_types(path, metric)
     ann_file = metric.get('ann_file')
     kind = kind_of(metric)
+    if kind == 'CocoMetric' and not ann_file and not metric.get('format_only'):
+        _check_truth(path, sets)
     if kind not in ('CocoMetric', 'CocoPanopticMetric') or not ann_file or _is_remote(ann_file):
         return None
     kinds = metric.get('metric') or 'bbox'
@@ -360,6 +392,18 @@ def _of_metric(
         panoptic=kind == 'CocoPanopticMetric',
     )
     return Source(phase, ann_file, use, None, False)
+
+
+def _check_truth(path: str, sets: list[tuple[str, dict]]) -> None:
+    """Raise InputError where a CocoMetric without a file does not get the truth with the images."""
+    for setting, dataset in sets:
+        for step in _steps(dataset, 'PackDetInputs'):
+            # By default mmdet packs no instances either.
+            if 'instances' not in (step.get('meta_keys') or ()):
+                raise InputError(
+                    f'{path} has no ann_file, and PackDetInputs of {setting}.pipeline packs no '
+                    "instances to compare with: set ann_file, or add 'instances' to meta_keys"
+                )
 
 
 def _check_classes_of_sets(cfg: Any, phases: Sequence[str]) -> None:

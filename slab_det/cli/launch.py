@@ -89,6 +89,12 @@ def runner_of(cfg, args: argparse.Namespace) -> Iterator[Any]:
             or by the Runner in the block.
     """
     prepare_launcher(cfg, args.launcher, args.local_rank)
+    for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
+        loader = cfg.get(name)
+        if isinstance(loader, dict) and loader.get('num_workers') == 0:
+            # torch refuses both if there are no workers.
+            loader.pop('persistent_workers', None)
+            loader.pop('prefetch_factor', None)
     from mmdet.registry import RUNNERS
     from mmdet.utils import setup_cache_size_limit_of_dynamo
     from mmengine.runner import Runner

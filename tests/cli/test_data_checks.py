@@ -1,6 +1,5 @@
 import copy
 import json
-from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -195,13 +194,23 @@ def test_remote_data_are_left_to_mmengine():
     check_data(config('bucket', backend_args=dict(backend='petrel')), ('train',))
 
 
-def test_data_sets_of_other_kinds_only_need_their_files(root):
-    (root / 'train.txt').write_text('000001\n')
-    check_data(
-        config(root, type='VOCDataset', ann_file='train.txt', data_prefix=dict(sub_data_root='')),
-        ('train',),
+def test_data_sets_in_vocs_format_need_their_files_and_have_no_masks(root):
+    (root / 'train.txt').write_text('000001\n000002\n')
+    voc = dict(type='VOCDataset', ann_file='train.txt', data_prefix=dict(sub_data_root='voc'))
+    cfg = config(root, **voc)
+    for folder, ending in (('Annotations', 'xml'), ('JPEGImages', 'jpg')):
+        (root / 'voc' / folder).mkdir(parents=True)
+        for name in ('000001', '000002'):
+            if (folder, name) != ('JPEGImages', '000002'):
+                (root / 'voc' / folder / f'{name}.{ending}').write_text('')
+    message = refusal(cfg)
+    assert f'{root}/voc/JPEGImages has no 000002.jpg (1 of 2 are not there)' in message
+    (root / 'voc/JPEGImages/000002.jpg').write_text('')
+    check_data(cfg, ('train',))
+    masks = [dict(type='LoadAnnotations', with_mask=True)]
+    assert 'pipeline loads masks, which files in VOC' in refusal(
+        config(root, pipeline=masks, **voc)
     )
-    assert Path(root / 'train.txt').exists()
 
 
 def write(root, name='train.json', **changes):
@@ -471,3 +480,15 @@ def test_all_files_are_judged_before_one_sentence_names_their_faults(root, capsy
     cfg.val_dataloader = cfg.train_dataloader
     check_data(cfg, ('train', 'val', 'test'))
     assert capsys.readouterr().err.count('have an area of 0 or less') == 1
+
+
+def test_a_metric_without_a_file_needs_the_truth_in_the_samples(root):
+    pack = dict(type='PackDetInputs', meta_keys=('img_id', 'img_path'))
+    cfg = config(root)
+    cfg.val_dataloader = config(root, pipeline=[pack]).train_dataloader
+    cfg.val_evaluator = [dict(type='CocoMetric', format_only=True), dict(type='CocoMetric')]
+    message = refusal(cfg)
+    assert message.startswith('val_evaluator.1 has no ann_file') and "add 'instances'" in message
+    pack['meta_keys'] += ('instances',)
+    cfg.val_dataloader = config(root, pipeline=[pack]).train_dataloader
+    check_data(cfg, ('train', 'val'))

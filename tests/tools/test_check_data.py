@@ -121,6 +121,16 @@ def test_a_cut_jpeg_is_damaged(tmp_path):
     assert not image_files.look_at(tmp_path / 'a.jpg', whole=False).fault
 
 
+def test_formats_and_tags_that_pillow_does_not_read(tmp_path):
+    noise = np.random.default_rng(0).random((30, 40, 3)).astype(np.float32)
+    (tmp_path / 'a.hdr').write_bytes(cv2.imencode('.hdr', noise)[1].tobytes())
+    assert image_files.look_at(tmp_path / 'a.hdr')[:3] == (40, 30, 1)
+    Image.new('RGB', (40, 30)).save(tmp_path / 'b.jpg', exif=b'Exif\0\0II*\0\xff\xff\xff\xff')
+    assert image_files.look_at(tmp_path / 'b.jpg') == (40, 30, 1, '')
+    (tmp_path / 'c.jpg').write_bytes(b'')
+    assert image_files.look_at(tmp_path / 'c.jpg').fault
+
+
 @pytest.mark.parametrize('orientation', range(1, 9))
 def test_orientation_is_that_of_opencv(tmp_path, orientation):
     image = Image.new('RGB', (40, 20))

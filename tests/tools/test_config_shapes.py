@@ -161,14 +161,17 @@ log_processor = dict(by_epoch=False)
 custom_hooks = [dict(type='PRepBNHook', schedule='linear', end=0.8), dict(type='MeanTeacherHook')]
 """,
     voc="""
+load, resize, annotations, pack = _base_.test_pipeline
+voc_pipeline = [load, resize, dict(annotations, with_mask=False), pack]
 voc = dict(_delete_=True, type='VOCDataset', data_root='voc', ann_file='names.txt',
            data_prefix=dict(sub_data_root=''), metainfo=_base_.metainfo,
-           pipeline=_base_.test_pipeline, test_mode=True)
+           pipeline=voc_pipeline, test_mode=True)
 test_dataloader = dict(dataset=voc)
 test_evaluator = dict(_delete_=True, type='VOCMetric', metric='mAP')
 """,
     several_metrics="""
-val_evaluator = [dict(type='CocoMetric', metric='bbox'), dict(type='CocoMetric', metric='proposal')]
+metric = dict(type='CocoMetric', ann_file=_base_.data_root + '/annotations/instances_val.json')
+val_evaluator = [dict(metric, metric='bbox'), dict(metric, metric='proposal')]
 """,
     test_time_augmentation="""
 tta_model = dict(type='DetTTAModel',
@@ -208,9 +211,9 @@ TOOLS = dict(
 )  # fmt: skip
 #: What a tool lacks for a shape, by a word of its sentence; all others work.
 LACKS = {
+    ('calibrate', 'other_backbone'): 'BatchNorm',
     ('plug', 'pure_python'): 'pure Python style',
     ('plug', 'semi'): 'wraps a detector',
-    ('calibrate', 'other_backbone'): 'BatchNorm',
     ('reparameterize', 'other_backbone'): 'no PRepBN or RepBN',
     ('features', 'semi'): 'no backbone',
 }

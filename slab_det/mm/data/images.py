@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from slab_det.errors import InputError, one_line
 from slab_det.files import write_text
@@ -48,18 +48,28 @@ def look_at(path: str | os.PathLike, whole: bool = True) -> Decoded:
     try:
         with Image.open(path) as image:
             width, height = image.size
-            orientation = image.getexif().get(_ORIENTATION, 1)
+            orientation = _orientation(image)
             if whole:
                 image.load()
-        return Decoded(width, height, orientation if isinstance(orientation, int) else 1)
+        return Decoded(width, height, orientation)
     except Exception as error:  # what a decoder makes of a damaged file is not documented
         if isinstance(error, OSError) and error.filename is not None and error.errno:
             return Decoded(0, 0, 1, one_line(error))
         # Formats that OpenCV reads and Pillow does not.
-        pixels = cv2.imread(os.fspath(path)) if cv2.haveImageReader(os.fspath(path)) else None
-        if pixels is not None and not isinstance(error, (OSError, SyntaxError)):
+        unknown = isinstance(error, UnidentifiedImageError) or not isinstance(error, OSError)
+        pixels = cv2.imread(os.fspath(path)) if unknown else None
+        if pixels is not None:
             return Decoded(pixels.shape[1], pixels.shape[0], 1)
         return Decoded(0, 0, 1, one_line(error).replace(repr(os.fspath(path)), 'it'))
+
+
+def _orientation(image: Image.Image) -> int:
+    """Return EXIF's orientation, 1 where it has none or cannot be read, as OpenCV does."""
+    try:
+        found = image.getexif().get(_ORIENTATION, 1)
+    except Exception:  # tags that are damaged leave the pixels as they are
+        found = 1
+    return found if found in range(1, 9) else 1
 
 
 def sample_of(total: int, most: int = SAMPLE) -> list[int]:
