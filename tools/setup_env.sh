@@ -156,18 +156,25 @@ build_mmcv() {
     environment=(MMCV_WITH_OPS=1 "CFLAGS=-O2 -g0" "CXXFLAGS=-O2 -g0" "MAX_JOBS=${MAX_JOBS:-$(nproc)}")
     environment+=("PATH=$(dirname "$PYTHON"):$PATH")  # ninja is there
     rm -rf "$build" "$1.part"
-    mkdir -p "$build" "$1.part"
-    "$PYTHON" -m pip download --no-deps --no-build-isolation --no-binary="$MMCV" -d "$build" \
-        "$(grep "^$MMCV==" "$PINS/mmcv.txt")"
-    tar -xzf "$build"/*.tar.gz -C "$build"
-    rm "$build"/*.tar.gz
-    if ! builds_cuda; then
+    mkdir -p "$build" "$1.part" &&
+        "$PYTHON" -m pip download --no-deps --no-build-isolation --no-binary="$MMCV" -d "$build" \
+            "$(grep "^$MMCV==" "$PINS/mmcv.txt")" || return
+    if builds_cuda; then
+        compile_mmcv "$build" "$1.part" true
+    else
         environment+=(CUDA_VISIBLE_DEVICES= FORCE_CUDA=0)
-        "$PYTHON" "$ROOT/tools/merge_sources.py" "$build"/*
-    fi
-    env "${environment[@]}" "$PYTHON" -m pip wheel -v --no-deps --no-build-isolation -w "$1.part" "$build"/*
-    rm -rf "$build" "$1"
-    mv "$1.part" "$1"
+        # Where merged sources do not compile they are taken as they are.
+        compile_mmcv "$build" "$1.part" "$PYTHON" "$ROOT/tools/merge_sources.py" ||
+            compile_mmcv "$build" "$1.part" true
+    fi && rm -rf "$build" "$1" && mv "$1.part" "$1"
+}
+
+# compile_mmcv FOLDER OUT CHANGE...: a wheel of the source archive in FOLDER, after CHANGE of its files.
+compile_mmcv() {
+    local source=$1/source out=$2
+    rm -rf "$source"
+    mkdir "$source" && tar -xzf "$1"/*.tar.gz -C "$source" && "${@:3}" "$source"/* &&
+        env "${environment[@]}" "$PYTHON" -m pip wheel -v --no-deps --no-build-isolation -w "$out" "$source"/*
 }
 
 # install_wheel FOLDER: mmcv from the wheel there, and the pinned versions of what it needs.

@@ -19,6 +19,7 @@ TOOLS = (
     'dirname',
     'env',
     'grep',
+    'gzip',
     'head',
     'ls',
     'mkdir',
@@ -260,9 +261,12 @@ def test_merged_sources_hold_every_source_once(tmp_path):
         for name in 'abc':
             (folder / f'{name}.cpp').write_text(f'int {folder.name}_{name};\n')
     (folders[0] / 'pybind.cpp').write_text('int pybind;\n')
+    (folders[1] / 'macro.cpp').write_text('# define max(a, b) a\n')
     subprocess.run([sys.executable, ROOT / 'tools/merge_sources.py', tmp_path], check=True)
     for folder in folders:
-        left = [path for path in folder.glob('*.cpp') if path.name != 'pybind.cpp']
+        left = [
+            path for path in folder.glob('*.cpp') if path.name not in ('pybind.cpp', 'macro.cpp')
+        ]
         included = ''.join(path.read_text() for path in left).splitlines()
         assert len(left) == 2
         assert sorted(included) == [f'#include "{name}.inc"' for name in 'abc']
