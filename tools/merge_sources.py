@@ -1,16 +1,17 @@
 """Let the operators of an unpacked mmcv compile in few files: python tools/merge_sources.py FOLDER.
 
 Most of the time of each of mmcv's 77 files goes into reading torch's headers. The files that bind
-operators and those that compute them on a CPU are included by a few others in their place, so the
-headers are read a third as often; what is compiled, and with which options, stays the same.
+operators are included by two others in their place, so the headers are read a third as often; what
+is compiled, and with which options, stays the same. Those that compute on a CPU stay alone: several
+define templates of the same names.
 """
 
 import argparse
 import re
 from pathlib import Path
 
-#: Files that take their place, by folder: as many as share the work well between two compilers.
-PARTS = {'mmcv/ops/csrc/pytorch': 2, 'mmcv/ops/csrc/pytorch/cpu': 2}
+#: Files that take their place.
+PARTS = {'mmcv/ops/csrc/pytorch': 2}
 #: Reads other headers, and takes as long as all the rest of its folder.
 ALONE = 'pybind.cpp'
 #: A macro would reach the files after it.

@@ -203,7 +203,7 @@ install_mmcv() {
     fi
     check_compiler
     mkdir -p "$CACHE" 2>/dev/null || built=$VENV/slab_det_wheels/mmcv
-    step mmcv_build "Building mmcv's operators from source (about 2 minutes on 2 CPUs)" build_mmcv "$built"
+    step mmcv_build "Building mmcv's operators from source (minutes on 2 CPUs)" build_mmcv "$built"
     step mmcv_install "Installing them" install_wheel "$built"
     mmcv_works || fail "mmcv was built but its operators cannot be imported: details in $LOGS/mmcv_build.log"
 }

@@ -255,21 +255,20 @@ def test_what_is_fetched_is_said_before(shell):
 
 
 def test_merged_sources_hold_every_source_once(tmp_path):
-    folders = [tmp_path / 'mmcv/ops/csrc/pytorch', tmp_path / 'mmcv/ops/csrc/pytorch/cpu']
-    folders[1].mkdir(parents=True)
-    for folder in folders:
-        for name in 'abc':
-            (folder / f'{name}.cpp').write_text(f'int {folder.name}_{name};\n')
-    (folders[0] / 'pybind.cpp').write_text('int pybind;\n')
-    (folders[1] / 'macro.cpp').write_text('# define max(a, b) a\n')
+    folder = tmp_path / 'mmcv/ops/csrc/pytorch'
+    (folder / 'cpu').mkdir(parents=True)
+    alone = {
+        'pybind.cpp': 'int pybind;',
+        'macro.cpp': '# define max(a, b) a',
+        'cpu/a.cpp': 'int x;',
+    }
+    merged = {f'{name}.cpp': f'int {name};' for name in 'abc'}
+    for name, text in {**alone, **merged}.items():
+        (folder / name).write_text(text)
     subprocess.run([sys.executable, ROOT / 'tools/merge_sources.py', tmp_path], check=True)
-    for folder in folders:
-        left = [
-            path for path in folder.glob('*.cpp') if path.name not in ('pybind.cpp', 'macro.cpp')
-        ]
-        included = ''.join(path.read_text() for path in left).splitlines()
-        assert len(left) == 2
-        assert sorted(included) == [f'#include "{name}.inc"' for name in 'abc']
-        for name in 'abc':
-            assert (folder / f'{name}.inc').read_text() == f'int {folder.name}_{name};\n'
-    assert (folders[0] / 'pybind.cpp').read_text() == 'int pybind;\n'
+    compiled = {str(path.relative_to(folder)): path.read_text() for path in folder.rglob('*.cpp')}
+    assert {name: compiled.pop(name) for name in alone} == alone
+    included = ''.join(compiled.values()).splitlines()
+    assert len(compiled) == 2 and sorted(included) == [f'#include "{n}.inc"' for n in 'abc']
+    for name, text in merged.items():
+        assert (folder / name).with_suffix('.inc').read_text() == text
