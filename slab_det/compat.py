@@ -173,7 +173,7 @@ def _check_operators() -> None:
 
 
 def _distributions(stack: str, modules: Sequence[str] = MM_PACKAGES) -> list[str]:
-    """The installed distributions of ``stack`` that bring ``modules``."""
+    """Return the installed distributions of ``stack`` that bring ``modules``."""
     names = [_name(STACKS[stack][module]) for module in modules]
     return [name for name in names if _is_installed(name)]
 
@@ -187,7 +187,7 @@ def _is_installed(distribution: str) -> bool:
 
 
 def _install(*names: str, rebuild: bool = False) -> str:
-    """The command that installs ``names`` for the installed stack.
+    """Return the command that installs ``names`` for the installed stack.
 
     Args:
         rebuild: mmcv is there, and has to be compiled anew.
@@ -216,7 +216,7 @@ def _torch_is_too_new() -> bool:
 
 
 def _too_new() -> str:
-    """What a message adds where mmcv has to be built and cannot be for the installed torch."""
+    """Return what a message adds if mmcv has to be built and cannot be for the installed torch."""
     if not _torch_is_too_new():
         return ''
     return f', and cannot be built for torch {version("torch")}, which requires C++20'
