@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_py import build_py
 from setuptools.command.editable_wheel import editable_wheel
 
@@ -65,6 +66,18 @@ class BuildPyWithMim(build_py):
             put_mim(Path(self.build_lib) / 'slab_det/.mim', link=False)
 
 
+class WheelWithMim(bdist_wheel):
+    """Puts what MIM looks for beside the metadata as well.
+
+    The maintained fork of MIM takes the folder of the first file that an installation lists for the
+    package. pip sorts the list, and our metadata comes before our package.
+    """
+
+    def egg2dist(self, egginfo_path: str, distinfo_path: str) -> None:
+        super().egg2dist(egginfo_path, distinfo_path)
+        put_mim(Path(distinfo_path) / '.mim', link=False)
+
+
 class EditableWheelWithMim(editable_wheel):
     """Tells MIM and mmengine where an editable install lies.
 
@@ -100,20 +113,26 @@ setup(
         'Operating System :: POSIX :: Linux',
         'Programming Language :: Python :: 3.11',
         'Programming Language :: Python :: 3.12',
+        'Programming Language :: Python :: 3.13',
         'Topic :: Scientific/Engineering :: Artificial Intelligence',
     ],
     packages=find_packages(include=['slab_det', 'slab_det.*']),
     package_dir={
         '': '.'
     },  # an editable install then is a plain path entry, see EditableWheelWithMim
-    python_requires='>=3.11,<3.13',
-    # Not mmengine, mmcv and mmdet: forks bring the same modules under other distribution names.
+    python_requires='>=3.11,<3.14',
+    # Not mmengine, mmcv and mmdet: two stacks bring them under different distribution names.
     # slab_det.compat checks the modules themselves.
     install_requires=read_requirements('runtime.txt'),
     extras_require={
-        'mim': read_requirements('mim.txt'),
+        'mim': read_requirements('openmmlab/mim.txt'),
+        'onedl-mim': read_requirements('onedl/mim.txt'),
         'tests': read_requirements('tests.txt'),
     },
-    cmdclass={'build_py': BuildPyWithMim, 'editable_wheel': EditableWheelWithMim},
+    cmdclass={
+        'bdist_wheel': WheelWithMim,
+        'build_py': BuildPyWithMim,
+        'editable_wheel': EditableWheelWithMim,
+    },
     zip_safe=False,
 )

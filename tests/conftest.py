@@ -1,8 +1,20 @@
 import logging
 import os
+import platform
 import sys
+from importlib.metadata import version
 
 import pytest
+
+
+def pytest_report_header():
+    """The stack, which .ci/run prints and tools/docs/render_stacks.py reads."""
+    from slab_det.compat import MM_PACKAGES, STACKS, installed_stack
+
+    pins = STACKS[installed_stack()]
+    packages = ['torch', *(pins[name].split('==')[0] for name in MM_PACKAGES), 'timm', 'numpy']
+    found = [f'{name} {version(name)}' for name in packages]
+    return f'stack: Python {platform.python_version()}, ' + ', '.join(found)
 
 
 @pytest.hookimpl(trylast=True)
@@ -32,8 +44,8 @@ def environment():
 
 @pytest.fixture(autouse=True)
 def loggers():
-    """mmengine's loggers keep the standard output of the test that made them, closed since where
-    that test captured it; they get one that is open."""
+    """mmengine's loggers keep the standard output of the test that made them, closed where that
+    test captured it; they get one that is open."""
     from mmengine.logging import MMLogger
 
     for logger in MMLogger._instance_dict.values():

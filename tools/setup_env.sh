@@ -1,16 +1,29 @@
 # Sourced by quickstart.sh and run_tests.sh: makes or reuses a virtual environment with the pinned stack
 # and this project, and leaves its Python in $PYTHON.
 #
-#   SLAB_DET_VENV    where the environment lies (default: .venv in the repository)
-#   SLAB_DET_PYTHON  the Python 3.11 or 3.12 to make it with (default: the first one found)
+#   SLAB_DET_STACK   openmmlab (default), OpenMMLab's packages on Python 3.11 or 3.12; or onedl, the
+#                    maintained forks on Python 3.13, 3.12 or 3.11
+#   SLAB_DET_VENV    where the environment lies (default: .venv in the repository, .venv-onedl for onedl)
+#   SLAB_DET_PYTHON  the Python to make it with (default: the first one found)
 #   MAX_JOBS         compilers at a time where mmcv must be built (default: number of CPUs)
+#
+# A wheel of mmcv that was built is kept in $XDG_CACHE_HOME/slab_det/wheels (default: ~/.cache).
 
 set -euo pipefail
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-VENV=${SLAB_DET_VENV:-$ROOT/.venv}
+STACK=${SLAB_DET_STACK:-openmmlab}
+case $STACK in
+    openmmlab) VENV=.venv MMCV=mmcv PYTHONS=(3.11 3.12) OTHERS=('onedl_mm*') ;;
+    onedl) VENV=.venv-onedl MMCV=onedl-mmcv PYTHONS=(3.13 3.12 3.11) OTHERS=('mmengine-*' 'mmcv-*' 'mmdet-*') ;;
+    *) echo "error: SLAB_DET_STACK=$STACK is not a stack: set it to openmmlab or onedl" >&2; exit 1 ;;
+esac
+WANTED="Python $(printf ', %s' "${PYTHONS[@]:0:${#PYTHONS[@]}-1}" | cut -c 3-) or ${PYTHONS[-1]}"
+PINS=$ROOT/requirements/$STACK
+VENV=${SLAB_DET_VENV:-$ROOT/$VENV}
 [[ $VENV == /* ]] || VENV=$PWD/$VENV
 PYTHON=$VENV/bin/python
 LOGS=$VENV/slab_det_logs
+CACHE=${XDG_CACHE_HOME:-${HOME:-$VENV}/.cache}/slab_det/wheels
 # Packages of the caller's environment must not shadow the pinned ones.
 unset PYTHONPATH PYTHONHOME
 export PYTHONNOUSERSITE=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1
@@ -72,34 +85,42 @@ free_mib() {  # free_mib PATH: of the file system that holds PATH or its nearest
 }
 
 usable_python() {  # a shim may exist and fail, a system Python may lack venv
-    "$1" -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' \
-        >/dev/null 2>&1
+    "$1" -c 'import sys, venv, ensurepip; sys.exit("%d.%d" % sys.version_info[:2] not in sys.argv)' \
+        "${PYTHONS[@]}" >/dev/null 2>&1
 }
 
 find_python() {
     local candidate
     if [[ -n ${SLAB_DET_PYTHON:-} ]]; then
-        usable_python "$SLAB_DET_PYTHON" || fail "SLAB_DET_PYTHON=$SLAB_DET_PYTHON is no working Python 3.11 or 3.12 with the venv module: name one that is, or unset it"
+        usable_python "$SLAB_DET_PYTHON" || fail "SLAB_DET_PYTHON=$SLAB_DET_PYTHON is not a working $WANTED with the venv module, which the stack $STACK needs: name one that is, or unset it"
         echo "$SLAB_DET_PYTHON"
         return
     fi
-    for candidate in python3.11 python3.12 python3 python \
-        "${PYENV_ROOT:-$HOME/.pyenv}"/versions/3.1[12]*/bin/python; do
+    local candidates=("${PYTHONS[@]/#/python}" python3 python) version
+    for version in "${PYTHONS[@]}"; do
+        candidates+=("${PYENV_ROOT:-$HOME/.pyenv}/versions/$version".*/bin/python)
+    done
+    for candidate in "${candidates[@]}"; do
         if usable_python "$candidate"; then
             echo "$candidate"
             return
         fi
     done
-    fail "no working Python 3.11 or 3.12 with the venv module was found (python3 is $(python3 -V 2>&1 | head -n 1)): install one, such as the packages python3.11 and python3.11-venv, or name it in SLAB_DET_PYTHON"
+    fail "no working $WANTED with the venv module was found for the stack $STACK (python3 is $(python3 -V 2>&1 | head -n 1)): install one, such as the packages python${PYTHONS[0]} and python${PYTHONS[0]}-venv, or name it in SLAB_DET_PYTHON"
 }
 
 make_venv() {
-    local base
+    local base other
     if [[ -d $VENV && ! -e $VENV/pyvenv.cfg && -n $(ls -A "$VENV") ]]; then
-        fail "$VENV is not empty and no virtual environment: set SLAB_DET_VENV to another folder"
+        fail "$VENV is not empty and not a virtual environment: set SLAB_DET_VENV to another folder"
     fi
     if [[ -x $PYTHON ]] && "$PYTHON" -m pip --version >/dev/null 2>&1; then
-        usable_python "$PYTHON" || fail "the environment $VENV has $("$PYTHON" -V 2>&1), slab-det needs Python 3.11 or 3.12: remove it, or set SLAB_DET_VENV to another folder"
+        usable_python "$PYTHON" || fail "the environment $VENV has $("$PYTHON" -V 2>&1), the stack $STACK needs $WANTED: remove it, or set SLAB_DET_VENV to another folder"
+        for other in "${OTHERS[@]}"; do
+            if compgen -G "$VENV/lib/python3*/site-packages/$other.dist-info" >/dev/null; then
+                fail "the environment $VENV has packages of the other stack than $STACK, whose modules have the same names: set SLAB_DET_VENV to another folder, or SLAB_DET_STACK to the stack that is there"
+            fi
+        done
         return
     fi
     base=$(find_python) || exit 1
@@ -123,36 +144,76 @@ check_compiler() {
     [[ -e $header ]] || fail "no wheel of mmcv for this torch was found and $header, needed to build it, is missing: install the development files of this Python (such as the package python3-dev)"
 }
 
-build_mmcv() {  # -v: ninja's counts reach the log, for the heartbeat
-    local environment=(MMCV_WITH_OPS=1 CFLAGS=-g0 CXXFLAGS=-g0 "MAX_JOBS=${MAX_JOBS:-$(nproc)}")
-    if ! command -v nvcc >/dev/null && [[ -z ${CUDA_HOME:-} ]]; then
-        environment+=(CUDA_VISIBLE_DEVICES= FORCE_CUDA=0)  # CUDA operators need nvcc
-    fi
-    env "${environment[@]}" "$PYTHON" -m pip install -v --no-build-isolation --no-binary=mmcv \
-        -r "$ROOT/requirements/mmcv.txt" "$@"
+builds_cuda() {  # mmcv's setup.py builds CUDA operators where torch sees a GPU; that takes nvcc
+    command -v nvcc >/dev/null || [[ -n ${CUDA_HOME:-} ]] || return 1
+    [[ ${FORCE_CUDA:-} == 1 ]] || "$PYTHON" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'
 }
 
+# build_mmcv FOLDER: leaves a wheel there. -v: ninja's counts reach the log, for the heartbeat. CFLAGS take
+# the place of Python's own options, so without -O2 the operators would not be optimized.
+build_mmcv() {
+    local build=$VENV/slab_det_build environment
+    environment=(MMCV_WITH_OPS=1 "CFLAGS=-O2 -g0" "CXXFLAGS=-O2 -g0" "MAX_JOBS=${MAX_JOBS:-$(nproc)}")
+    environment+=("PATH=$(dirname "$PYTHON"):$PATH")  # ninja is there
+    rm -rf "$build" "$1.part"
+    mkdir -p "$build" "$1.part" &&
+        "$PYTHON" -m pip download --no-deps --no-build-isolation --no-binary="$MMCV" -d "$build" \
+            "$(grep "^$MMCV==" "$PINS/mmcv.txt")" || return
+    if builds_cuda; then
+        compile_mmcv "$build" "$1.part" true
+    else
+        environment+=(CUDA_VISIBLE_DEVICES= FORCE_CUDA=0)
+        # Where merged sources do not compile they are taken as they are.
+        compile_mmcv "$build" "$1.part" "$PYTHON" "$ROOT/tools/merge_sources.py" ||
+            compile_mmcv "$build" "$1.part" true
+    fi && rm -rf "$build" "$1" && mv "$1.part" "$1"
+}
+
+# compile_mmcv FOLDER OUT CHANGE...: a wheel of the source archive in FOLDER, after CHANGE of its files.
+compile_mmcv() {
+    local source=$1/source out=$2
+    rm -rf "$source"
+    mkdir "$source" && tar -xzf "$1"/*.tar.gz -C "$source" && "${@:3}" "$source"/* &&
+        env "${environment[@]}" "$PYTHON" -m pip wheel -v --no-deps --no-build-isolation -w "$out" "$source"/*
+}
+
+# install_wheel FOLDER: mmcv from the wheel there, and the pinned versions of what it needs.
+install_wheel() { pip_install --only-binary="$MMCV" -r "$PINS/mmcv.txt" "$1"/*.whl; }
+
+remove_mmcv() { "$PYTHON" -m pip uninstall -y "$MMCV"; }
+
 install_mmcv() {
+    local built
     if mmcv_works; then return; fi
+    # A wheel fits one torch, one Python and one kind of machine.
+    built=$CACHE/$(grep "^$MMCV==" "$PINS/mmcv.txt")-torch$(wheel_tags)
+    if compgen -G "$built/*.whl" >/dev/null; then
+        if may_fail=1 step mmcv_cached "Installing the mmcv that an earlier set-up has built ($built)" \
+            install_wheel "$built" && mmcv_works; then return; fi
+        step mmcv_remove "Removing it, its operators cannot be imported" remove_mmcv
+        rm -rf "$built"
+    fi
     if may_fail=1 step mmcv_wheel "Looking for a wheel of mmcv for this torch" \
-        pip_install --only-binary=mmcv -r "$ROOT/requirements/mmcv.txt"; then
+        pip_install --only-binary="$MMCV" -r "$PINS/mmcv.txt"; then
         if mmcv_works; then return; fi
         echo "    it was built for another torch"
-        step mmcv_remove "Removing it" "$PYTHON" -m pip uninstall -y mmcv
+        step mmcv_remove "Removing it" remove_mmcv
     else
         echo "    none found"
     fi
     check_compiler
-    step mmcv_build "Building mmcv's operators from source (about 9 minutes on 2 CPUs)" build_mmcv
-    if mmcv_works; then return; fi
-    # pip keeps what it built, maybe without operators or for another torch.
-    step mmcv_rebuild "Building them again, pip's cache held others" \
-        build_mmcv --no-cache-dir --force-reinstall --no-deps
-    mmcv_works || fail "mmcv was built but its operators cannot be imported: details in $LOGS/mmcv_rebuild.log"
+    mkdir -p "$CACHE" 2>/dev/null || built=$VENV/slab_det_wheels/mmcv
+    step mmcv_build "Building mmcv's operators from source (minutes on 2 CPUs)" build_mmcv "$built"
+    step mmcv_install "Installing them" install_wheel "$built"
+    mmcv_works || fail "mmcv was built but its operators cannot be imported: details in $LOGS/mmcv_build.log"
+}
+
+wheel_tags() {
+    "$PYTHON" -c 'import platform, sys, torch; print(torch.__version__, f"cp{sys.version_info[0]}{sys.version_info[1]}", platform.machine(), sep="-")'
 }
 
 digest() {  # of all that decides what is installed
-    (cd "$ROOT" && echo "$ROOT" && cat requirements/*.txt setup.py slab_det/version.py) | sha256sum
+    (cd "$ROOT" && echo "$ROOT" && cat requirements/*.txt "$PINS"/*.txt setup.py slab_det/version.py) | sha256sum
 }
 
 # install_once GROUP COMMAND: runs the command unless it has run for what digest sees.
@@ -165,21 +226,27 @@ install_once() {
 }
 
 install_stack() {
-    step torch "Installing torch and torchvision (about 5 GB)" \
-        pip_install -r "$ROOT/requirements/torch.txt" -r "$ROOT/requirements/build.txt"
+    if ! "$PYTHON" -c 'import torch' 2>/dev/null; then
+        echo "    torch and its CUDA libraries, fetched next, take about 5 GB on the disk; for a CPU-only torch of"
+        echo "    about 1 GB stop here and set PIP_EXTRA_INDEX_URL to PyTorch's index of CPU builds."
+    fi
+    step torch "Installing torch and torchvision (5 GB)" \
+        pip_install -r "$PINS/torch.txt" -r "$ROOT/requirements/build.txt"
     install_mmcv
-    step stack "Installing mmengine, mmdet and timm" pip_install -r "$ROOT/requirements/stack.txt"
+    # onedl-mmdetection comes as source that imports what is installed.
+    step stack "Installing mmengine, mmdet and timm" \
+        pip_install --no-build-isolation -r "$PINS/stack.txt"
     step slab_det "Installing slab-det from $ROOT" pip_install --no-build-isolation -e "$ROOT"
 }
 
 install_test_tools() {
-    # openmim's dependencies take setuptools below what building needs, hence build.txt again.
-    step test_tools "Installing pytest and openmim" \
-        pip_install -r "$ROOT/requirements/tests.txt" -r "$ROOT/requirements/mim.txt" \
+    # openmim's dependencies may take setuptools below what building needs, hence build.txt again.
+    step test_tools "Installing pytest and mim" \
+        pip_install -r "$ROOT/requirements/tests.txt" -r "$PINS/mim.txt" \
         -r "$ROOT/requirements/examples.txt"
     step setuptools "Restoring setuptools" pip_install -r "$ROOT/requirements/build.txt"
 }
 
 make_venv
 install_once stack install_stack
-echo "==> Using $("$PYTHON" -V) in $VENV"
+echo "==> Using the stack $STACK on $("$PYTHON" -V) in $VENV (after $(took $SECONDS))"

@@ -4,6 +4,7 @@ import os
 import pickle
 import pickletools
 import re
+import sys
 import zipfile
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
@@ -143,9 +144,13 @@ def _load(path: str, foreign: bool) -> Any:
     if _is_safetensors(path):
         return load_file(path)
     zipped = zipfile.is_zipfile(path)
+    names = sorted(_foreign_globals(path, zipped)) if foreign else ()
+    for name in names:
+        name = name.replace('__builtin__.', 'builtins.')  # as Python 2 called it
+        if _is_standard_function(name):
+            raise pickle.UnpicklingError(f'GLOBAL {name}')
     stand_ins = {
-        name: type(f'_Inert{i}', (_Inert,), {'origin': name})
-        for i, name in enumerate(sorted(_foreign_globals(path, zipped)) if foreign else ())
+        name: type(f'_Inert{i}', (_Inert,), {'origin': name}) for i, name in enumerate(names)
     }
     while True:
         try:
@@ -161,6 +166,22 @@ def _load(path: str, foreign: bool) -> Any:
             if not filled:
                 raise
             stand_ins[filled[0]] = _InertDict
+
+
+def _is_standard_function(name: str) -> bool:
+    """Whether ``name`` is a function of the standard library, such as ``posix.system``.
+
+    What training scripts store are objects of classes, so the file means to call it. Nothing is
+    imported.
+    """
+    module, _, attribute = name.rpartition('.')
+    found = getattr(sys.modules.get(module), attribute, None)
+    return (
+        module.split('.')[0] in sys.stdlib_module_names
+        and module not in ('copyreg', '_codecs')  # rebuild plain objects and bytes
+        and callable(found)
+        and not isinstance(found, type)
+    )
 
 
 def _foreign_globals(path: str, zipped: bool) -> Iterable[str]:

@@ -453,7 +453,7 @@ def test_the_branch_is_fitted_once_before_a_training_from_layer_norm(make_runner
         hooks(fitted), seeded(), length=2, work_dir='run', checkpoint=dict(interval=1)
     ).train()
     words = capsys.readouterr().out
-    assert 'fit to LayerNorm, pass 1\n' in words and 'calibration, pass' not in words
+    assert 'fit to LayerNorm, pass 1: ' in words and 'calibration, pass' not in words
     assert etas[0] == 0 and fitted.random == plain.random
     assert fitted.losses[0] == plain.losses[0]  # the ratio of the first iteration is 1
     assert fitted.losses[1:] != plain.losses[1:]
@@ -500,7 +500,7 @@ def test_a_test_is_calibrated_where_asked_for(make_runner, capsys):
     runner.test()
     torch.testing.assert_close(seen[-1], expected(model)[0], rtol=1e-4, atol=1e-5)
     words = capsys.readouterr().out
-    assert 'calibration, pass 1\n' in words and '6/6' in words  # how far it is
+    assert 'calibration, pass 1: 6 of 6\n' in words  # how far it is
     assert torch.equal(model.norm1.repbn.bn.running_mean, torch.zeros(CHANNELS))
 
 

@@ -47,8 +47,7 @@ def test_a_picture_and_the_facts_without_data(tool, tmp_path, monkeypatch, capsy
 @pytest.mark.parametrize(
     'options, words',
     [
-        ([], 'not there, so that the training images .* cannot be counted: give --num-images'),
-        (['--num-images', '0'], '--num-images is 0'),
+        ([], 'does not exist, so that the training images .* cannot be counted: give --num-images'),
         (['--num-images', '9', '--auto-scale-lr'], '--auto-scale-lr needs auto_scale_lr'),
         (['--num-images', '9', '--cfg-options', 'train_cfg=None'], 'has no train_dataloader'),
     ],
@@ -59,6 +58,12 @@ def test_bad_input_is_named_and_nothing_is_written(tool, tmp_path, monkeypatch, 
     with pytest.raises(InputError, match=words):
         tool.main(tool.parse_args([MINI, *options]))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_impossible_number_of_images_is_refused(tool, capsys):
+    with pytest.raises(SystemExit, match='2'):
+        tool.parse_args([MINI, '--num-images', '0'])
+    assert "--num-images: got '0', give a whole number of at least 1" in capsys.readouterr().err
 
 
 def test_images_are_counted_where_they_are(tool, tmp_path, monkeypatch, capsys):
