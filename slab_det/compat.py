@@ -49,7 +49,7 @@ STACKS = {
 
 
 def missing_packages() -> list[str]:
-    """Which of mmengine, mmcv and mmdet cannot be found; nothing is imported."""
+    """Return which of mmengine, mmcv and mmdet cannot be found; nothing is imported."""
     return [name for name in MM_PACKAGES if importlib.util.find_spec(name) is None]
 
 
@@ -155,7 +155,7 @@ def _check_one_stack() -> None:
 
 
 def _check_operators() -> None:
-    """Raise MissingPackageError where mmcv has no compiled operators, or those of another torch."""
+    """Raise MissingPackageError if mmcv has no compiled operators, or those of another torch."""
     import torch
 
     if importlib.util.find_spec('mmcv._ext') is None:
@@ -299,7 +299,7 @@ def _history_statistic(owner: Any, name: str) -> Callable:
     if owner is HistoryBuffer and name in ('min', 'max', 'current', 'mean'):
         return getattr(HistoryBuffer, name)
     raise pickle.UnpicklingError(
-        f'the checkpoint asks for the attribute {name!r} of {owner!r}, which is no statistic of '
+        f'the checkpoint asks for the attribute {name!r} of {owner!r}, which is not a statistic of '
         "mmengine's HistoryBuffer"
     )
 

@@ -5,7 +5,7 @@
 #                    maintained forks on Python 3.13, 3.12 or 3.11
 #   SLAB_DET_VENV    where the environment lies (default: .venv in the repository, .venv-onedl for onedl)
 #   SLAB_DET_PYTHON  the Python to make it with (default: the first one found)
-#   MAX_JOBS         compilers at a time where mmcv must be built (default: number of CPUs)
+#   MAX_JOBS         compilers at a time if mmcv must be built (default: number of CPUs)
 #
 # A wheel of mmcv that was built is kept in $XDG_CACHE_HOME/slab_det/wheels (default: ~/.cache).
 
@@ -37,7 +37,7 @@ took() {  # took SECONDS
     if (($1 < 60)); then echo "$1 s"; else echo "$(($1 / 60)) min $(($1 % 60)) s"; fi
 }
 
-heartbeat() {  # heartbeat LOG: a sign of life every half minute, with ninja's count where there is one
+heartbeat() {  # heartbeat LOG: a sign of life every half minute, with ninja's count if there is one
     local start=$SECONDS count
     # A sleep that outlives us must not keep the caller's pipe open.
     while sleep 30 >/dev/null 2>&1; do
