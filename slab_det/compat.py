@@ -272,6 +272,9 @@ def keep_loading_safe() -> None:
     load = module.CheckpointLoader.load_checkpoint
 
     def load_checkpoint(filename: str, *args: Any, **kwargs: Any) -> Any:
+        # Again: whoever used torch's ``safe_globals`` with one of them, such as the trainer of
+        # transformers, has taken it off the list at the end.
+        allow_mmengine_globals()
         try:
             return load(filename, *args, **kwargs)
         except pickle.UnpicklingError as error:

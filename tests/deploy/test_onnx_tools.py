@@ -190,7 +190,7 @@ def test_evaluation_and_quantization_refuse_bad_input_in_one_sentence(
     place, monkeypatch, capsys, tmp_path
 ):
     text = fails(monkeypatch, capsys, 'test_onnx', place / 'config.py', place / 'truth.json')
-    assert 'no ONNX model' in text
+    assert 'not an ONNX model' in text
     empty = tmp_path / 'empty'
     empty.mkdir()
     assert 'holds no image' in fails(

@@ -62,12 +62,16 @@ def test_a_path_is_read(tmp_path):
 
 def test_web_addresses_are_downloaded_once_and_read_safely(server, hub, tmp_path):
     folder, address, asked = server
-    torch.save({'a': torch.ones(2), 'args': Hostile(tmp_path / 'trace')}, folder / 'ckpt.pth')
+    torch.save({'a': torch.ones(2)}, folder / 'ckpt.pth')
     for _ in range(2):
         assert torch.equal(open_checkpoint(f'{address}/ckpt.pth?raw=true')['a'], torch.ones(2))
     assert asked == ['/ckpt.pth?raw=true']
     (kept,) = hub.iterdir()
     assert kept.name.endswith('-ckpt.pth')
+
+    torch.save({'a': torch.ones(2), 'args': Hostile(tmp_path / 'trace')}, folder / 'bad.pth')
+    with pytest.raises(CheckpointError, match='cannot be read without running code from it'):
+        open_checkpoint(f'{address}/bad.pth')
     assert not (tmp_path / 'trace').exists()
 
 

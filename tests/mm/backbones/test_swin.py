@@ -215,7 +215,7 @@ def test_deploy_builds_the_network_that_reparameterizing_gives():
             dict(out_indices=(0, 3)),
             r'out_indices must be numbers of stages in ascending order, 0 to 2, but got \(0, 3\)',
         ),
-        (dict(out_indices=(1, 0)), 'out_indices must be rising'),
+        (dict(out_indices=(1, 0)), 'out_indices must be numbers of stages in ascending order'),
         (
             dict(frozen_stages=4),
             'frozen_stages must lie between -1 and 3, the number of stages, but got 4',

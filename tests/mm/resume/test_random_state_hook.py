@@ -337,8 +337,8 @@ def test_says_where_in_the_data_a_resumed_run_goes_on(make_runner, monkeypatch, 
     lines = []
     monkeypatch.setattr(rest.logger, 'info', lines.append)
     rest.train()
-    assert [line for line in lines if 'goes on in' in str(line)] == [
-        f'RandomStateHook: goes on in {done} of its batches.'
+    assert [line for line in lines if 'continues in' in str(line)] == [
+        f'RandomStateHook: continues in {done} of its batches.'
     ]
 
 
