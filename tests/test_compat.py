@@ -318,7 +318,8 @@ def check_content(content):
 
 
 def test_checkpoints_of_mmengine_load_safely(mmengine_checkpoint):
-    compat.allow_mmengine_globals()  # an earlier test may have left torch's safe_globals with one of them
+    # An earlier test may have left torch's safe_globals with one of them.
+    compat.allow_mmengine_globals()
     check_content(torch.load(mmengine_checkpoint, weights_only=True))
 
 
