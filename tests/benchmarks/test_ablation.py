@@ -382,7 +382,7 @@ def test_a_run_that_was_killed_while_it_saved_ends_as_if_it_had_not_been(tmp_pat
     assert train_apart(cut, cell, last_checkpoint=3) == -signal.SIGKILL
     folder = runs.run_folder(cut, cell.name, 3)
     last = Path((folder / 'last_checkpoint').read_text())
-    assert (last.name, last.exists(), (folder / '.iter_3.pth.part').exists()) == (
+    assert (last.name, last.exists(), (folder / '.iter_3.part.pth').exists()) == (
         'iter_2.pth',
         True,
         True,

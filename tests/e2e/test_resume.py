@@ -204,7 +204,7 @@ def test_a_run_killed_while_it_saves_or_validates_repeats_the_uninterrupted_one(
     rows = [json.loads(row) for row in first.read_text().splitlines()]
     assert [row['iter'] for row in rows if 'loss' in row] == list(range(1, 13))
     assert [row['step'] for row in rows if 'loss' not in row] == [1]
-    part = cut / '.epoch_2.pth.part'
+    part = cut / '.epoch_2.part.pth'
     assert (
         part.exists() == ('checkpoint' in death) and (cut / 'epoch_2.pth').exists() != part.exists()
     )
