@@ -52,3 +52,15 @@ def loggers():
         for handler in logger.handlers:
             if type(handler) is logging.StreamHandler:
                 handler.stream = sys.stdout
+
+
+@pytest.fixture(autouse=True)
+def visualizers():
+    """mmengine keeps one visualizer per class, name and process, which goes on writing where the first
+    test that used it did; each test starts without."""
+    from mmengine.visualization import Visualizer
+
+    kinds = [Visualizer]
+    for kind in kinds:
+        kinds += kind.__subclasses__()
+        kind._instance_dict.clear()
