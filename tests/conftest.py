@@ -56,8 +56,8 @@ def loggers():
 
 @pytest.fixture(autouse=True)
 def visualizers():
-    """mmengine keeps one visualizer per class, name and process, which goes on writing where the first
-    test that used it did; each test starts without."""
+    """mmengine keeps one visualizer per class, name and process, which goes on writing where the
+    first test that used it did; each test starts without."""
     from mmengine.visualization import Visualizer
 
     kinds = [Visualizer]
