@@ -76,7 +76,7 @@ def fails(files, tmp_path, monkeypatch, capsys):
         ),
         ('val_evaluator.speed=1', 'the metric CocoMetric of'),
         pytest.param(
-            'optim_wrapper.optimizer.speed=1', 'the optimizer AdamW of', marks=pytest.mark.slow
+            'optim_wrapper.optimizer.speed=1', 'the optim_wrapper of', marks=pytest.mark.slow
         ),
         pytest.param(
             'param_scheduler.0.speed=1', 'the parameter scheduler', marks=pytest.mark.slow

@@ -65,6 +65,9 @@ def training_schedule(cfg, model: nn.Module, num_images: int, processes: int = 1
         pin_memory=False,
     )
     loader.pop('prefetch_factor', None)
+    if kind_of(loader.get('sampler') or {}) not in ('DefaultSampler', 'InfiniteSampler', ''):
+        # Others choose among the sources or classes of a data set, not how many images there are.
+        loader['sampler'] = dict(type='DefaultSampler')
     hooks = [hook for hook in cfg.get('custom_hooks') or () if kind_of(hook) == 'PRepBNHook']
     with tempfile.TemporaryDirectory() as folder:
         runner = Runner(
