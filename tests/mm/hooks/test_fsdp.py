@@ -1,13 +1,12 @@
 """Fully sharded training through mmengine's FlexibleRunner, two processes on gloo."""
 
-import pickle
-
 import pytest
 import torch
 from mmengine.dataset import pseudo_collate
 from mmengine.hooks import Hook
 from mmengine.runner import FlexibleRunner, Runner
 
+from slab_det.errors import InputError
 from slab_det.mm.hooks import PRepBNHook
 from tests.mm.tiny_runner import Numbers, TinyModel
 from tests.processes import on_two_processes
@@ -69,7 +68,7 @@ def work(rank, folder):
     out = dict(whole=sharded(folder, 'whole'))
     try:
         sharded(folder, 'resumed', resume=True, load_from=f'{folder}/whole/epoch_2.pth')
-    except pickle.UnpicklingError as error:
+    except InputError as error:
         out['resumed'] = str(error)
     torch.manual_seed(0)
     notes = Notes()
@@ -108,4 +107,5 @@ def test_losses_are_those_of_replicated_training(runs, rank):
 
 @pytest.mark.parametrize('rank', range(2))
 def test_sharded_checkpoints_hold_more_than_weights_and_are_refused(runs, rank):
-    assert 'ShardedTensor was not an allowed global' in runs[rank]['resumed']
+    words = runs[rank]['resumed']
+    assert 'cannot be read without running code from it' in words and 'ShardedTensor' in words
